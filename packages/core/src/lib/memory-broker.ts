@@ -428,7 +428,7 @@ function createReader(entry: Entry, file: StoredFile, range: ByteRange | undefin
         context.signal.throwIfAborted();
         await context.throttle(to - from);
         // A copy: what a reader does to its chunk must not change what is stored.
-        const piece = chunk.slice(from, to);
+        const piece = new Uint8Array(chunk.subarray(from, to));
         check?.update(piece);
         context.progress(piece.length);
         yield piece;
@@ -474,7 +474,8 @@ function createWriter(
     async write(chunk) {
       assertAlive();
       await context.throttle(chunk.length);
-      const kept = chunk.slice();
+      // Not `slice`, which of a Buffer is no copy.
+      const kept = new Uint8Array(chunk);
       check.update(kept);
       chunks.push(kept);
       context.progress(kept.length);
