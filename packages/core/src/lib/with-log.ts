@@ -1,7 +1,8 @@
 import type { Broker, OperationContext } from "./broker.ts";
 import type { BrokerMethodName } from "./broker-methods.ts";
 import { escapePath } from "./file-path.ts";
-import { errorFacts, wrapBroker } from "./wrap-broker.ts";
+import { wrapBroker } from "./wrap-broker.ts";
+import { classifyError } from "./wrap-error.ts";
 
 export interface LogOptions {
   /** Removes secrets. Without it an error's message, which may quote one, is not logged; its code always is. */
@@ -103,6 +104,6 @@ function bytesOf(value: unknown): Fields {
 }
 
 function describeError(broker: Broker, error: unknown, { redact }: LogOptions): Fields {
-  const { code } = errorFacts(broker, error);
+  const { code } = classifyError(error, broker);
   return redact === undefined ? { code } : { code, message: redact(error instanceof Error ? error.message : String(error)) };
 }

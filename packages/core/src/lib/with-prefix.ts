@@ -3,7 +3,8 @@ import type { BrokerMethod, BrokerMethodName } from "./broker-methods.ts";
 import { escapePath, isFilePath, parseDirectoryPath } from "./file-path.ts";
 import type { FileDetails, FilePath, StoredFile } from "./files.ts";
 import { StowageError } from "./stowage-error.ts";
-import { errorFacts, wrapBroker } from "./wrap-broker.ts";
+import { wrapBroker } from "./wrap-broker.ts";
+import { classifyError } from "./wrap-error.ts";
 
 type Around<Name extends BrokerMethodName> = (
   next: BrokerMethod<Name>,
@@ -45,7 +46,7 @@ export function withPrefix(broker: Broker, prefix: string): Broker {
     const isOurs = (typeof file === "string" && file.startsWith(start)) || names.some((name) => name.startsWith(start));
     if (!isOurs && outerText === text) return error;
     return new StowageError(outerText, {
-      ...errorFacts(broker, error),
+      ...classifyError(error, broker),
       file: typeof file === "string" ? cut(file) : undefined,
       leftovers: names.map(cut),
       cause: error,
@@ -118,7 +119,7 @@ export function withPrefix(broker: Broker, prefix: string): Broker {
         throw outerError(error);
       }
     },
-    errorCode: (_next, error) => errorFacts(broker, error),
+    errorCode: (_next, error) => classifyError(error, broker),
     getFileSystemPath: (next, file) => next(innerFile(file)),
     downloadFiles: (next, downloads, context) =>
       eachResult(

@@ -1,6 +1,7 @@
 import type { BatchResult, Broker, OperationContext } from "./broker.ts";
 import { nextRetryDelay, type RetryOptions, resolveRetryOptions, retry, sleep } from "./retry.ts";
-import { errorFacts, wrapBroker } from "./wrap-broker.ts";
+import { wrapBroker } from "./wrap-broker.ts";
+import { classifyError } from "./wrap-error.ts";
 
 /**
  * Repeats what fails for a retryable cause. In a batch only the items that failed are repeated. A listing or sweep is repeated only
@@ -18,7 +19,7 @@ export function withRetry(broker: Broker, options?: RetryOptions | undefined): B
       options,
       signal: context.signal,
       deadline: context.deadline,
-      classify: (error) => errorFacts(broker, error),
+      classify: (error) => classifyError(error, broker),
       onRetry: (_error, facts, attempt, delayMs) => logRetry(context, facts.code, attempt, delayMs),
     });
     return value;
@@ -71,7 +72,8 @@ export function withRetry(broker: Broker, options?: RetryOptions | undefined): B
           )) {
             const index = asked[result.index]!;
             unanswered.delete(index);
-            const wait = result.ok || context.signal.aborted ? undefined : nextRetryDelay(errorFacts(broker, result.error), policy, state);
+            const wait =
+              result.ok || context.signal.aborted ? undefined : nextRetryDelay(classifyError(result.error, broker), policy, state);
             if (result.ok || wait === undefined) {
               yield { ...result, index };
             } else {
@@ -81,7 +83,7 @@ export function withRetry(broker: Broker, options?: RetryOptions | undefined): B
           }
         } catch (error) {
           // About all that has not been answered, and only that.
-          const wait = context.signal.aborted ? undefined : nextRetryDelay(errorFacts(broker, error), policy, state);
+          const wait = context.signal.aborted ? undefined : nextRetryDelay(classifyError(error, broker), policy, state);
           if (wait === undefined) {
             for (const failure of again) yield { index: failure.index, ok: false, error: failure.error };
             throw error;
@@ -96,7 +98,7 @@ export function withRetry(broker: Broker, options?: RetryOptions | undefined): B
         }
         pending = again.map((failure) => failure.index).sort((left, right) => left - right);
         if (pending.length === 0) return;
-        logRetry(context, errorFacts(broker, again[0]!.error).code, attempt, delay);
+        logRetry(context, classifyError(again[0]!.error, broker).code, attempt, delay);
         await sleep(delay, context.signal);
       }
     },

@@ -1,4 +1,4 @@
-import type { BatchResult, Broker, ErrorFacts, OperationContext } from "./broker.ts";
+import type { BatchResult, Broker, OperationContext } from "./broker.ts";
 import {
   type BatchMethodName,
   BROKER_METHODS,
@@ -8,7 +8,6 @@ import {
   type PromiseMethodName,
   type StreamMethodName,
 } from "./broker-methods.ts";
-import { StowageError } from "./stowage-error.ts";
 
 /** One call of a method of a wrapped broker. */
 export interface BrokerCall<Name extends BrokerMethodName> {
@@ -90,11 +89,4 @@ function surround(name: BrokerMethodName, member: BrokerMember, next: AnyMethod,
 
 function contextOf(parameters: readonly unknown[]): OperationContext {
   return parameters.at(-1) as OperationContext;
-}
-
-/** What is known of an error that a broker threw. */
-export function errorFacts(broker: Pick<Broker, "errorCode">, error: unknown): ErrorFacts {
-  if (StowageError.is(error)) return { code: error.code, retryable: error.retryable, retryAfterMs: error.retryAfterMs };
-  const facts = broker.errorCode(error);
-  return typeof facts === "string" ? { code: facts } : facts;
 }
