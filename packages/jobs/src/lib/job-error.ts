@@ -1,0 +1,58 @@
+import { StowageError, type StowageErrorCode } from "@stowage/core/broker";
+
+/** Why a job did not do what it was asked for, where the error codes of storage do not say it. */
+export type JobErrorReason =
+  | "invalid-job"
+  | "already-running"
+  | "command-not-started"
+  | "timed-out"
+  | "killed"
+  | "main-failed"
+  | "outputs-refused"
+  | "step-failed";
+
+/** One thing that is wrong with a job specification. */
+export interface JobProblem {
+  /** Where, as one would write it in code: `inputs[0].glob`; empty for the job as a whole. */
+  readonly path: string;
+  /** What is wrong and what to do about it. */
+  readonly message: string;
+}
+
+export interface JobErrorOptions {
+  readonly reason: JobErrorReason;
+  /** Defaults to the nearest one for the reason. */
+  readonly code?: StowageErrorCode | undefined;
+  readonly problems?: readonly JobProblem[] | undefined;
+  readonly cause?: unknown;
+}
+
+const CODES: Readonly<Record<JobErrorReason, StowageErrorCode>> = {
+  "invalid-job": "INVALID_CONFIGURATION",
+  "already-running": "CONFLICT",
+  "command-not-started": "INVALID_ARGUMENT",
+  "timed-out": "TIMEOUT",
+  killed: "UNKNOWN",
+  "main-failed": "UNKNOWN",
+  "outputs-refused": "UNSUPPORTED",
+  "step-failed": "UNKNOWN",
+};
+
+/** An error that is about a job, not about a file. Recognise it with `JobError.is`, never with `instanceof`. */
+export class JobError extends StowageError {
+  readonly isJobError = true as const;
+  readonly reason: JobErrorReason;
+  /** For `invalid-job`: everything that was found wrong. */
+  readonly problems: readonly JobProblem[];
+
+  constructor(message: string, options: JobErrorOptions) {
+    super(message, { code: options.code ?? CODES[options.reason], cause: options.cause, retryable: false });
+    this.name = "JobError";
+    this.reason = options.reason;
+    this.problems = options.problems ?? [];
+  }
+
+  static override is(error: unknown): error is JobError {
+    return StowageError.is(error) && (error as { isJobError?: unknown }).isJobError === true;
+  }
+}
