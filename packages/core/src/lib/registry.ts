@@ -30,8 +30,14 @@ export interface BrokerRegistry<D extends AnyBrokerDefinition = AnyBrokerDefinit
   types(): string[];
 }
 
-/** Where `openWorkspace` and its like look broker types up: definitions, a registry, or (absent) the default registry. */
-export type BrokerSource<D extends AnyBrokerDefinition = AnyBrokerDefinition> = readonly D[] | BrokerRegistry<D>;
+/** Any registry, its types forgotten; also one that another copy of this package made. */
+export interface AnyBrokerRegistry {
+  get(type: never): AnyBrokerDefinition;
+  types(): string[];
+}
+
+/** Where broker types are looked up: definitions, or a registry. */
+export type BrokerSource = readonly AnyBrokerDefinition[] | AnyBrokerRegistry;
 
 /** A registry of its own, apart from the default one; the type of each definition is inferred. */
 export function createBrokerRegistry<const D extends AnyBrokerDefinition>(definitions: readonly D[]): BrokerRegistry<D> {
@@ -68,21 +74,17 @@ const DEFAULT_REMEDY = "register its definition with addBrokerType, or pass it i
 /** The definitions that `brokers` gives, sorted by type; those of the default registry when it is absent. */
 export function listDefinitions(brokers: BrokerSource | undefined): AnyBrokerDefinition[] {
   const registry = asRegistry(brokers);
-  return registry.types().map((type) => registry.get(type));
+  return registry.types().map((type) => registry.get(type as never));
 }
 
 /** Looks a type up. Throws `UNKNOWN_BROKER_TYPE`, and what `createBrokerRegistry` throws for bad definitions. */
 export function findDefinition(brokers: BrokerSource | undefined, type: string): AnyBrokerDefinition {
-  return asRegistry(brokers).get(type);
+  return asRegistry(brokers).get(type as never);
 }
 
-function asRegistry(brokers: BrokerSource | undefined): BrokerRegistry {
-  if (brokers === undefined) return { add: addBrokerType, get: getBroker, types: getBrokerTypes };
-  return isDefinitionList(brokers) ? createBrokerRegistry(brokers) : brokers;
-}
-
-function isDefinitionList(brokers: BrokerSource): brokers is readonly AnyBrokerDefinition[] {
-  return Array.isArray(brokers);
+function asRegistry(brokers: BrokerSource | undefined): AnyBrokerRegistry {
+  if (brokers === undefined) return { get: getBroker, types: getBrokerTypes };
+  return "types" in brokers ? brokers : createBrokerRegistry(brokers);
 }
 
 function addTo(byType: Map<string, AnyBrokerDefinition>, definition: AnyBrokerDefinition, options: AddBrokerOptions | undefined): void {

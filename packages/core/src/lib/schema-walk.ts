@@ -45,7 +45,10 @@ export function schemasOfKey(schemas: readonly Schema[], key: PropertyKey): Sche
     const { shape, catchall, valueType, element, items, rest } = definitionOf(schema);
     const own = shape !== undefined && typeof key === "string" && Object.hasOwn(shape, key) ? shape[key] : undefined;
     const item = typeof key === "number" ? (items?.[key] ?? rest ?? undefined) : undefined;
-    for (const next of [own ?? catchall, valueType, element, item]) if (next !== undefined) found.push(next);
+    for (const next of [own ?? catchall, valueType, element, item]) {
+      // A strict object says of every other key that it can never be.
+      if (next !== undefined && definitionOf(next).type !== "never") found.push(next);
+    }
   }
   return schemasOfValue(...found);
 }
@@ -58,6 +61,11 @@ export function schemasAt(schema: Schema, path: readonly PropertyKey[]): Schema[
 /** The keys that the objects among `schemas` declare. */
 export function declaredKeys(schemas: readonly Schema[]): string[] {
   return [...new Set(schemasOfValue(...schemas).flatMap((schema) => Object.keys(definitionOf(schema).shape ?? {})))];
+}
+
+/** Whether one of `schemas` is an object that says which keys it has. */
+export function declaresKeys(schemas: readonly Schema[]): boolean {
+  return schemasOfValue(...schemas).some((schema) => definitionOf(schema).shape !== undefined);
 }
 
 /** A plain object, as JSON and YAML give them. */

@@ -77,6 +77,9 @@ export const workspaceSettingsSchema: z.ZodType<WorkspaceSettings, WorkspaceSett
 // Only for its keys: `broker` is one of them.
 const withBroker = z.strictObject({ ...settingsSchema.shape, broker: z.unknown() });
 
+/** The keys that a configuration may have. */
+export const KNOWN_SETTINGS: readonly string[] = Object.keys(withBroker.shape);
+
 /** A configuration that has been read: everything in it holds. */
 export interface ReadWorkspaceConfig {
   readonly settings: WorkspaceSettings;
