@@ -1,0 +1,126 @@
+import { resolve } from "node:path";
+import { openWorkspace, StowageError, type Workspace } from "@stowage/core";
+import { didYouMean } from "@stowage/core/broker";
+import { type KnownBroker, loadBrokers } from "./brokers.ts";
+import { type Configuration, findWorkspace, loadConfiguration } from "./configuration.ts";
+import type { GlobalOptions } from "./context.ts";
+import type { Output } from "./output.ts";
+
+/** The configuration and the workspaces of one run of the command; each is loaded when it is first asked for. */
+export interface Session {
+  configuration(): Promise<Configuration>;
+  /** The definitions that these types need; see `loadBrokers`. */
+  brokers(types: Iterable<string>): Promise<Map<string, KnownBroker>>;
+  /** The same workspace for the same name. */
+  open(name: string): Promise<Workspace>;
+  /** Where the user says that a workspace is mounted. */
+  volumePath(name: string): string | undefined;
+  close(): Promise<void>;
+}
+
+export interface SessionInit {
+  readonly options: GlobalOptions;
+  readonly workingDirectory: string;
+  readonly signal: AbortSignal;
+  readonly output: Output;
+}
+
+export function createSession(init: SessionInit): Session {
+  const { options, workingDirectory, signal, output } = init;
+  const opened = new Map<string, Promise<Workspace>>();
+  let configuration: Promise<Configuration> | undefined;
+
+  const session: Session = {
+    configuration: () => (configuration ??= load()),
+    brokers: async (types) => loadBrokers(await session.configuration(), types),
+    open: (name) => {
+      let workspace = opened.get(name);
+      if (workspace === undefined) {
+        workspace = open(name);
+        opened.set(name, workspace);
+      }
+      return workspace;
+    },
+    volumePath: (name) => {
+      const path = options.volume?.get(name);
+      return path === undefined ? undefined : resolve(workingDirectory, path);
+    },
+    close: async () => {
+      const closings = [...opened.values()].map(async (workspace) => {
+        let ready: Workspace;
+        try {
+          ready = await workspace;
+        } catch {
+          // It was never open; whoever asked for it has been told why.
+          return;
+        }
+        await ready.close();
+      });
+      opened.clear();
+      const failed = (await Promise.allSettled(closings)).find((result) => result.status === "rejected");
+      if (failed !== undefined) throw failed.reason;
+    },
+  };
+
+  async function load(): Promise<Configuration> {
+    const explicitPath = options.config ?? (process.env.STOWAGE_CONFIG || undefined);
+    const loaded = await loadConfiguration({ explicitPath, workingDirectory });
+    for (const name of options.volume?.keys() ?? []) {
+      if (loaded.workspaces.has(name)) continue;
+      throw new StowageError(
+        `--volume names the workspace "${name}", which ${loaded.path} does not define${didYouMean(name, loaded.workspaces.keys())}`,
+        {
+          code: "INVALID_ARGUMENT",
+        },
+      );
+    }
+    return loaded;
+  }
+
+  async function open(name: string): Promise<Workspace> {
+    const loaded = await session.configuration();
+    const workspace = findWorkspace(loaded, name);
+    try {
+      const type = brokerTypeOf(workspace);
+      const brokers = type === undefined ? new Map<string, KnownBroker>() : await session.brokers([type]);
+      return await openWorkspace(
+        { ...workspace, name },
+        {
+          brokers: [...brokers.values()].map((broker) => broker.definition),
+          volumePath: session.volumePath(name),
+          signal,
+          log: (level, message) => {
+            if (level === "warn") output.notice(message);
+          },
+        },
+      );
+    } catch (error) {
+      throw locateError(error, loaded, name);
+    }
+  }
+
+  return session;
+}
+
+/** The broker type that a workspace asks for, where it is a text at all. */
+export function brokerTypeOf(workspace: Readonly<Record<string, unknown>>): string | undefined {
+  const broker = workspace.broker;
+  const type = typeof broker === "object" && broker !== null ? (broker as { type?: unknown }).type : undefined;
+  return typeof type === "string" ? type : undefined;
+}
+
+/** Puts the place in the configuration before an error that is about it. */
+export function locateError(error: unknown, configuration: Configuration, workspace: string): unknown {
+  if (!StowageError.is(error) || !ABOUT_CONFIGURATION.has(error.code)) return error;
+  const keys = error.code === "UNKNOWN_BROKER_TYPE" ? ["broker", "type"] : [];
+  const place = configuration.locate(["workspaces", workspace, ...keys]);
+  if (/^\S+:\d+:\d+: /.test(error.message)) return error;
+  return new StowageError(`${place}: ${error.message}`, { code: error.code, workspace, cause: error });
+}
+
+const ABOUT_CONFIGURATION: ReadonlySet<string> = new Set([
+  "INVALID_CONFIGURATION",
+  "UNKNOWN_BROKER_TYPE",
+  "CONTRACT_MISMATCH",
+  "INVALID_PATH",
+]);
