@@ -1,3 +1,5 @@
+import { createQueue } from "./queue.ts";
+import { processWide } from "./registry.ts";
 import { sleep } from "./retry.ts";
 
 export interface LimitsOptions {
@@ -42,12 +44,9 @@ export function createLimits(options: LimitsOptions = {}): Limits {
 
 /** What a workspace uses that was given no limits: one memory budget for the whole process, whichever copies of this package run in it. */
 export function defaultLimits(): Limits {
-  const shared = globalThis as { [key: symbol]: { limits?: Limits } | undefined };
-  const key = Symbol.for("@stowage/core/1");
-  const holder = shared[key] ?? {};
-  shared[key] = holder;
-  holder.limits ??= createLimits();
-  return holder.limits;
+  const shared = processWide() as { limits?: Limits };
+  shared.limits ??= createLimits();
+  return shared.limits;
 }
 
 interface Waiter {
@@ -121,33 +120,6 @@ function createThrottle(bytesPerSecond: number): (bytes: number, signal?: AbortS
       busyUntil -= cost;
       throw error;
     }
-  };
-}
-
-interface Queue<T> {
-  push(value: T): void;
-  peek(): T | undefined;
-  shift(): void;
-}
-
-function createQueue<T>(): Queue<T> {
-  let values: T[] = [];
-  let head = 0;
-  return {
-    push: (value) => {
-      values.push(value);
-    },
-    peek: () => values[head],
-    shift: () => {
-      head++;
-      if (head === values.length) {
-        values = [];
-        head = 0;
-      } else if (head > 1024 && head * 2 > values.length) {
-        values = values.slice(head);
-        head = 0;
-      }
-    },
   };
 }
 

@@ -22,6 +22,7 @@ export type PublishContext = Pick<OperationContext, "ifExists" | "durability" | 
 export async function publishLocalFile(
   localPath: string,
   context: PublishContext,
+  // biome-ignore lint/suspicious/noConfusingVoidType: an async function that returns nothing will do
   write: (handle: FileHandle) => Promise<{ readonly modified?: Date | undefined } | void>,
 ): Promise<void> {
   context.signal.throwIfAborted();
