@@ -110,15 +110,17 @@ function describeUnion(
 ): ConfigProblem[] {
   const path = [...place, ...issue.path];
   const found = valueAt(value, issue.path);
-  if (issue.discriminator !== undefined && issue.errors.length === 0 && isPlainObject(found)) {
-    const options = "options" in issue && issue.options !== undefined ? issue.options.map((option) => String(option)) : [];
-    const given = found[issue.discriminator];
-    const hint = typeof given === "string" ? didYouMean(given, options) : "";
+  if (issue.discriminator !== undefined && issue.errors.length === 0) {
+    const objectPath = issue.path.at(-1) === issue.discriminator ? issue.path.slice(0, -1) : issue.path;
+    const object = valueAt(value, objectPath);
+    const given = isPlainObject(object) ? object[issue.discriminator] : undefined;
+    const options = "options" in issue ? (issue.options ?? []) : [];
+    const names = options.filter((option) => typeof option === "string");
     return [
       {
         name: given === undefined ? "missing_key" : "invalid_value",
-        path: path.at(-1) === issue.discriminator ? path : [...path, issue.discriminator],
-        message: `${given === undefined ? "is required: " : "expected "}${oneOf(options.map((option) => JSON.stringify(option)))}${hint}`,
+        path: [...place, ...objectPath, issue.discriminator],
+        message: `${given === undefined ? "is required: " : "expected "}${oneOf(options.map((option) => JSON.stringify(option)))}${typeof given === "string" ? didYouMean(given, names) : ""}`,
       },
     ];
   }
