@@ -79,7 +79,7 @@ async function main(): Promise<void> {
       fdir: installed.versions.fdir,
       zod: installed.versions.zod,
     });
-    arena = createArena({ parent: options.directory, quick: options.quick, scale: 1, installed });
+    arena = createArena({ parent: options.directory, quick: options.quick, installed });
     for (const workload of chosen) {
       console.log(`\n${workload.name}: ${workload.title}`);
       const used = new Set<string>(workload.contestants.flatMap(({ tool }) => (tool === "stowage" ? ["zod"] : [tool])));

@@ -6,10 +6,8 @@ import { join } from "node:path";
 export interface Arena {
   readonly directory: string;
   readonly quick: boolean;
-  /** Multiplies the sizes of data; tests use less than 1. */
-  readonly scale: number;
-  /** The installed packages, where the programs of ours and of npm peers run. Throws `Unavailable` when it was not asked for. */
-  readonly installed: { readonly folder: string; readonly packages: string } | undefined;
+  /** Holds the programs, and below `node_modules` what they import. */
+  readonly installed: { readonly folder: string };
   /** A new empty folder. */
   folder(name: string): string;
   /** Runs in reverse order at the end, also after an error. */
@@ -17,7 +15,7 @@ export interface Arena {
   close(): void;
 }
 
-export function createArena(options: Pick<Arena, "quick" | "scale" | "installed"> & { readonly parent: string }): Arena {
+export function createArena(options: Pick<Arena, "quick" | "installed"> & { readonly parent: string }): Arena {
   const directory = mkdtempSync(join(options.parent, "stowage-bench-"));
   const actions: (() => void)[] = [() => rmSync(directory, { recursive: true, force: true })];
   let folders = 0;

@@ -83,7 +83,7 @@ function entrantsOf(contestant: Contestant<unknown>, { arena, from }: RaceOption
   const { start, name } = contestant;
   if ("command" in start) return [{ name, contestant, command: (run) => start.command(run) }];
   const installed = (): Entrant => {
-    const program = join(arena.installed?.folder ?? "", `${start.program}.mjs`);
+    const program = join(arena.installed.folder, `${start.program}.mjs`);
     return { name, contestant, command: (run) => [process.execPath, program, ...start.arguments(run)] };
   };
   const source = (suffix: string): Entrant => {

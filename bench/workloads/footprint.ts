@@ -41,7 +41,7 @@ const installSize = defineWorkload<InstalledData>({
   base: "zod",
   targets: [{ contestant: "core + broker-host", limit: 1024, of: { kind: "value" } }],
   rounds: { full: 1, quick: 1 },
-  prepare: async ({ installed }) => ({ folder: (name) => join(installed?.folder ?? "", "node_modules", name) }),
+  prepare: async ({ installed }) => ({ folder: (name) => join(installed.folder, "node_modules", name) }),
   contestants: [
     { name: "zod", tool: "node", start: sizeOf("zod") },
     { name: "core", tool: "stowage", start: sizeOf("@stowage/core") },
