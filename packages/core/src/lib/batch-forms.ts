@@ -14,7 +14,7 @@ const LINGER_MS = 2;
 
 /** What a batch is given: an array in, a promise of an array out; a stream in, a stream out. */
 export type BatchInput<Item> = readonly Item[] | AsyncIterable<Item>;
-export type BatchOutput<Item> = Promise<Outcome<Item>[]> | AsyncIterableIterator<Outcome<Item>>;
+export type BatchOutput<Item> = Promise<Outcome<Item>[]> | AsyncIterable<Outcome<Item>>;
 
 /** Runs a batch in the form that its input has. `refusal` says why it may not begin. */
 export function runBatch<Item, Parsed, Value>(
