@@ -40,18 +40,31 @@ const SYSTEM_REMEDIES: Readonly<Record<string, string>> = {
 };
 
 function oneLine(text: string): string {
-  return text
-    .split(/\s*\n\s*/)
-    .filter((line) => line !== "")
-    .join("; ");
+  return linesOf(text).join("; ");
 }
 
-/** Tells of an error: one line on standard error, with --json a record too. Gives the exit code. */
+function linesOf(text: string): string[] {
+  return text
+    .split(/\n(?:\s*- )?/)
+    .map((line) => printable(line.trim()))
+    .filter((line) => line !== "");
+}
+
+/** A backend's words may hold what moves the cursor; paths in our own messages are escaped already. */
+function printable(text: string): string {
+  return text.replace(
+    /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu,
+    (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`,
+  );
+}
+
+/** Tells of an error: a line on standard error for each thing that is wrong, with --json a record too. Gives the exit code. */
 export function reportError(error: unknown, output: Output): number {
   const exitCode = exitCodeFor(error);
   const message = describeError(error);
   output.record({ event: "error", code: StowageError.is(error) ? error.code : (systemErrorCode(error) ?? "UNKNOWN"), message, exitCode });
-  output.failure(message);
+  // What has several things to say gives each a line.
+  for (const line of StowageError.is(error) ? linesOf(error.message) : [message]) output.failure(line);
   if (process.env.STOWAGE_DEBUG && error instanceof Error) output.failure(error.stack ?? "");
   return exitCode;
 }

@@ -1,5 +1,5 @@
 import { resolve } from "node:path";
-import { openWorkspace, StowageError, type Workspace } from "@stowage/core";
+import { openWorkspace, StowageError, type Workspace, type WorkspaceConfig } from "@stowage/core";
 import { didYouMean } from "@stowage/core/broker";
 import { type KnownBroker, loadBrokers } from "./brokers.ts";
 import { type Configuration, findWorkspace, loadConfiguration } from "./configuration.ts";
@@ -84,7 +84,8 @@ export function createSession(init: SessionInit): Session {
       const type = brokerTypeOf(workspace);
       const brokers = type === undefined ? new Map<string, KnownBroker>() : await session.brokers([type]);
       return await openWorkspace(
-        { ...workspace, name },
+        // Parsed by openWorkspace itself, which says what is wrong with it.
+        { ...workspace, name } as unknown as WorkspaceConfig,
         {
           brokers: [...brokers.values()].map((broker) => broker.definition),
           volumePath: session.volumePath(name),
@@ -109,13 +110,17 @@ export function brokerTypeOf(workspace: Readonly<Record<string, unknown>>): stri
   return typeof type === "string" ? type : undefined;
 }
 
-/** Puts the place in the configuration before an error that is about it. */
+/** Puts the place in the configuration before an error that is about it; one line for each thing that is wrong. */
 export function locateError(error: unknown, configuration: Configuration, workspace: string): unknown {
-  if (!StowageError.is(error) || !ABOUT_CONFIGURATION.has(error.code)) return error;
-  const keys = error.code === "UNKNOWN_BROKER_TYPE" ? ["broker", "type"] : [];
-  const place = configuration.locate(["workspaces", workspace, ...keys]);
-  if (/^\S+:\d+:\d+: /.test(error.message)) return error;
-  return new StowageError(`${place}: ${error.message}`, { code: error.code, workspace, cause: error });
+  if (!StowageError.is(error) || !ABOUT_CONFIGURATION.has(error.code) || LOCATED.test(error.message)) return error;
+  const { problems } = error as { readonly problems?: readonly { readonly path: readonly PropertyKey[] }[] };
+  const locate = (keys: readonly PropertyKey[]): string => configuration.locate(["workspaces", workspace, ...keys]);
+  const described = error.message.split("\n- ");
+  const lines =
+    problems === undefined || described.length !== problems.length + 1
+      ? [`${locate(problems?.[0]?.path ?? (error.code === "UNKNOWN_BROKER_TYPE" ? ["broker", "type"] : []))}: ${error.message}`]
+      : problems.map(({ path }, index) => `${locate(path)}: the workspace "${workspace}": ${described[index + 1]}`);
+  return new StowageError(lines.join("\n"), { code: error.code, workspace, cause: error });
 }
 
 const ABOUT_CONFIGURATION: ReadonlySet<string> = new Set([
@@ -124,3 +129,4 @@ const ABOUT_CONFIGURATION: ReadonlySet<string> = new Set([
   "CONTRACT_MISMATCH",
   "INVALID_PATH",
 ]);
+const LOCATED = /^\S+:\d+:\d+: /;
