@@ -33,7 +33,7 @@ interface Entrant {
   command(run: Run<unknown>): readonly string[];
 }
 
-/** Runs every contestant once a round, in an order that rotates, each into a target of its own, and verifies each run. */
+/** After one run that does not count, runs every contestant once a round, in an order that rotates, each into a target of its own, and verifies each run. */
 export async function race(workload: Workload<unknown>, options: RaceOptions): Promise<RaceResult> {
   const { arena, signal } = options;
   const absent: Record<string, string> = {};
@@ -46,34 +46,42 @@ export async function race(workload: Workload<unknown>, options: RaceOptions): P
   const data = await workload.prepare(arena);
   const folder = arena.folder(workload.name);
   const runs = new Map<string, Measurement[]>(entrants.map(({ name }) => [name, []]));
+  /** One measured and verified run. */
+  const runOnce = async (entrant: Entrant, round: number, place: number): Promise<Measurement> => {
+    const target = join(folder, `target-${round}-${place}`);
+    const run: Run<unknown> = { data, target, round };
+    await workload.arrange?.(run);
+    if (workload.writes === true) execFileSync("sync", ["-f", folder]);
+    const measurement = await runProcess({
+      command: entrant.command(run),
+      environment: { ...process.env, RCLONE_CONFIG: "/notfound", LC_ALL: "C.UTF-8" },
+      gnuTime: options.gnuTime,
+      reportFile: `${target}.time`,
+      outputFile: workload.outputToFile === true ? `${target}.out` : undefined,
+      stopAtFirstOutput: workload.stopAtFirstOutput,
+      sampleMemory: workload.metric.kind === "memory",
+      timeoutMs: RUN_TIMEOUT_MS,
+      signal,
+    });
+    const complete =
+      workload.outputToFile === true ? { ...measurement, reported: reportedIn(`${target}.out`, entrant.contestant) } : measurement;
+    try {
+      await workload.verify?.(run, complete, entrant.contestant.name);
+    } catch (error) {
+      throw new Error(`${workload.name}, ${entrant.name}: ${error instanceof Error ? error.message : error}`, { cause: error });
+    }
+    if (workload.removeTargets === "at once") rmSync(target, { recursive: true, force: true });
+    rmSync(`${target}.out`, { force: true });
+    return complete;
+  };
+
+  // Whoever runs first after the data was made pays for the machine's memory and allocation groups; that run does not count.
+  if (entrants[0] !== undefined) await runOnce(entrants[0], 0, 0);
   for (let round = 1; round <= options.rounds; round++) {
     for (const [place, entrant] of rotate(entrants, round - 1).entries()) {
-      const target = join(folder, `target-${round}-${place}`);
-      const run: Run<unknown> = { data, target, round };
-      await workload.arrange?.(run);
-      if (workload.writes === true) execFileSync("sync", ["-f", folder]);
-      const measurement = await runProcess({
-        command: entrant.command(run),
-        environment: { ...process.env, RCLONE_CONFIG: "/notfound", LC_ALL: "C.UTF-8" },
-        gnuTime: options.gnuTime,
-        reportFile: `${target}.time`,
-        outputFile: workload.outputToFile === true ? `${target}.out` : undefined,
-        stopAtFirstOutput: workload.stopAtFirstOutput,
-        sampleMemory: workload.metric.kind === "memory",
-        timeoutMs: RUN_TIMEOUT_MS,
-        signal,
-      });
-      const complete =
-        workload.outputToFile === true ? { ...measurement, reported: reportedIn(`${target}.out`, entrant.contestant) } : measurement;
-      try {
-        await workload.verify?.(run, complete, entrant.contestant.name);
-      } catch (error) {
-        throw new Error(`${workload.name}, ${entrant.name}: ${error instanceof Error ? error.message : error}`, { cause: error });
-      }
-      runs.get(entrant.name)?.push(complete);
-      options.onRun?.(entrant.name, round, complete);
-      if (workload.removeTargets === "at once") rmSync(target, { recursive: true, force: true });
-      rmSync(`${target}.out`, { force: true });
+      const measurement = await runOnce(entrant, round, place);
+      runs.get(entrant.name)?.push(measurement);
+      options.onRun?.(entrant.name, round, measurement);
     }
   }
   return { runs, absent };

@@ -1,4 +1,5 @@
 /** One large file. */
+import { execFileSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { haveCommand, haveMounts } from "../../test/support/debian-packages.ts";
@@ -106,7 +107,9 @@ const reflink = defineWorkload<ReflinkData>({
     if (!haveMounts()) throw new Unavailable("mounting needs root on Linux");
     if (!haveCommand("mkfs.xfs", "xfsprogs")) throw new Unavailable("xfsprogs is not installed");
     const mountPoint = mountXfs(arena, 16 * GIB);
-    return { mountPoint, big: bigFile(arena, mountPoint), small: makeBigFile(join(mountPoint, "small.bin"), 4 * 1024 ** 2) };
+    const data = { mountPoint, big: bigFile(arena, mountPoint), small: makeBigFile(join(mountPoint, "small.bin"), 4 * 1024 ** 2) };
+    execFileSync("sync", ["-f", mountPoint]); // a clone waits for its source's dirty pages
+    return data;
   },
   arrange: (run) => mkdirSync(onXfs(run)),
   verify(run, { reported }, contestant) {
