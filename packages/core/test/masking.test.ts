@@ -224,7 +224,7 @@ describe("putting stored secrets back", () => {
     expect(JSON.stringify(restored)).toBe(JSON.stringify(from));
     expect(({} as { polluted?: unknown }).polluted).toBeUndefined();
     expect(() => restoreMaskedConfig({ name: "a", broker: { type: "x", toString: MASK } }, { name: "a", broker: { type: "x" } })).toThrow(
-      "no secret is stored",
+      "give the secret again",
     );
   });
 

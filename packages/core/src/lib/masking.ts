@@ -43,11 +43,15 @@ export function restoreMaskedConfig<Config extends WorkspaceConfig>(next: Config
 function restore(next: unknown, stored: unknown, path: readonly PropertyKey[], problems: ConfigProblem[]): unknown {
   if (isMasked(next)) {
     if (stored !== undefined && stored !== null && !isMasked(stored)) return stored;
-    problems.push({ name: "masked_secret", path, message: "holds a mask, and no secret is stored for it; give the secret again" });
+    problems.push({
+      name: "masked_secret",
+      path,
+      message: "holds a mask, and it cannot be told which stored secret is meant, if any; give the secret again",
+    });
     return next;
   }
   if (Array.isArray(next)) {
-    const partners = matchElements(next, Array.isArray(stored) ? stored : [], path, problems);
+    const partners = matchElements(next, Array.isArray(stored) ? stored : []);
     return next.map((element: unknown, index) => restore(element, partners[index], [...path, index], problems));
   }
   if (!isPlainObject(next)) return next;
@@ -78,15 +82,7 @@ function matchElements(
     if (place !== undefined) {
       claimed.add(place);
       partners.set(index, stored[place]);
-    } else if (candidates.length > 1) {
-      problems.push({
-        name: "masked_secret",
-        path: [...path, index],
-        message: "holds a mask, and several stored elements could be meant; give the secret again",
-      });
-      // Nothing more to say of the masks inside it.
-      partners.set(index, element);
-    } else {
+    } else if (candidates.length === 0) {
       unmatched.push(index);
     }
   }
