@@ -66,7 +66,10 @@ function transfer(plan: CopyPlan, files: AsyncIterable<PlannedFile>, options: Tr
     return source.downloadFiles(downloads, options);
   }
   const copies = map(files, (item) => ({ ...item, file: item.source.path, newPath: item.targetPath }));
-  return source === target ? source.copyFiles(copies, options) : transferFiles(source, target, copies, options);
+  // Inside one workspace the storage copies where it can; where it cannot, the bytes go through here.
+  return source === target && source.broker.copyFile !== undefined
+    ? source.copyFiles(copies, options)
+    : transferFiles(source, target, copies, options);
 }
 
 function copyStream(sources: readonly Address[], target: Address, flags: Flags, context: CommandContext): Promise<number> {

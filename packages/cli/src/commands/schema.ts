@@ -4,6 +4,7 @@ import { jobSpecJsonSchema } from "@stowage/jobs";
 import type { Command } from "commander";
 import { FIRST_PARTY_PACKAGES, loadBrokers, loadFirstParty, loadListedBrokers } from "../lib/brokers.ts";
 import type { CommandContext, Start } from "../lib/context.ts";
+import { describeError } from "../lib/exit.ts";
 import { configurationIfAny } from "./types.ts";
 
 const SUBJECTS = ["configuration", "workspace", "job", "broker"] as const;
@@ -103,8 +104,12 @@ async function installedDefinitions(context: CommandContext): Promise<AnyBrokerD
   const known = await loadListedBrokers(configuration);
   for (const [type, packageName] of Object.entries(FIRST_PARTY_PACKAGES)) {
     if (known.has(type)) continue;
-    const broker = await loadFirstParty(configuration, type, packageName);
-    if (broker !== undefined) known.set(type, broker);
+    try {
+      const broker = await loadFirstParty(configuration, type, packageName);
+      if (broker !== undefined) known.set(type, broker);
+    } catch (error) {
+      context.output.notice(`the broker type "${type}" is not in the schema: ${describeError(error)}`);
+    }
   }
   return [...known.values()].map(({ definition }) => definition);
 }

@@ -61,10 +61,11 @@ async function print(workspace: Workspace, details: FileDetails, flags: Flags, {
   const { file, size, modified } = details;
   const [localPath] = workspace.getFileSystemPaths([file]) ?? [];
   const url = flags.url ? await workspace.fileUrl(file, { signal }) : undefined;
-  const seconds = flags.signedUrl === undefined ? undefined : Math.max(1, Math.round(flags.signedUrl / 1000));
-  const signedUrl = seconds === undefined ? undefined : await workspace.fileUrl(file, { method: "GET", expiresInSeconds: seconds, signal });
   if (flags.url && url === undefined) throw noUrl(workspace, "baseUrl");
-  if (seconds !== undefined && signedUrl === undefined) throw noUrl(workspace, "signed");
+  // Without a signature the URL would be the plain one, which opens nothing by itself.
+  if (flags.signedUrl !== undefined && workspace.broker.createSignedUrl === undefined) throw noUrl(workspace, "signed");
+  const expiresInSeconds = Math.max(1, Math.round((flags.signedUrl ?? 0) / 1000));
+  const signedUrl = flags.signedUrl === undefined ? undefined : await workspace.fileUrl(file, { method: "GET", expiresInSeconds, signal });
 
   output.record({ event: "file", workspace: workspace.name, ...file, size, modified, localPath, url, signedUrl });
   output.result(output.style("bold", formatAddress(workspace.name, file.path)));

@@ -7,6 +7,7 @@ import type { CommandContext, Start } from "../lib/context.ts";
 import { EXIT_CODES } from "../lib/exit.ts";
 import { formatCount } from "../lib/format.ts";
 import { parseDuration } from "../lib/option-values.ts";
+import { resolveRelativePaths } from "../lib/relative-paths.ts";
 import { brokerTypeOf } from "../lib/session.ts";
 import { keysOfDescription } from "../lib/structured-file.ts";
 
@@ -98,7 +99,7 @@ async function check(name: string, configuration: Configuration, flags: Flags, {
     return { workspace: name, type, errors: [{ place, name: error.code.toLowerCase(), description: error.message }], warnings: [] };
   }
   const { errors, warnings } = await validateWorkspace(
-    { ...workspace, name },
+    { ...resolveRelativePaths(workspace, configuration.folder), name },
     { brokers: definitions, volumePath: session.volumePath(name), deadlineMs: flags.timeout, signal },
   );
   return { workspace: name, type, errors: errors.map(locate), warnings: warnings.map(locate) };

@@ -5,6 +5,7 @@ import { type KnownBroker, loadBrokers } from "./brokers.ts";
 import { type Configuration, findWorkspace, loadConfiguration } from "./configuration.ts";
 import type { GlobalOptions } from "./context.ts";
 import type { Output } from "./output.ts";
+import { resolveRelativePaths } from "./relative-paths.ts";
 
 /** The configuration and the workspaces of one run of the command; each is loaded when it is first asked for. */
 export interface Session {
@@ -54,7 +55,7 @@ export function createSession(init: SessionInit): Session {
           // It was never open; whoever asked for it has been told why.
           return;
         }
-        await ready.close();
+        await ready.close({ signal });
       });
       opened.clear();
       const failed = (await Promise.allSettled(closings)).find((result) => result.status === "rejected");
@@ -85,7 +86,7 @@ export function createSession(init: SessionInit): Session {
       const brokers = type === undefined ? new Map<string, KnownBroker>() : await session.brokers([type]);
       return await openWorkspace(
         // Parsed by openWorkspace itself, which says what is wrong with it.
-        { ...workspace, name } as unknown as WorkspaceConfig,
+        { ...resolveRelativePaths(workspace, loaded.folder), name } as unknown as WorkspaceConfig,
         {
           brokers: [...brokers.values()].map((broker) => broker.definition),
           volumePath: session.volumePath(name),
