@@ -39,7 +39,7 @@ export function isErrno(error: unknown, ...names: readonly string[]): boolean {
 }
 
 /** What the operating system says when a file system has no hard links, or refuses this one. */
-export const NO_LINKS: readonly string[] = ["EPERM", "EACCES", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EIO", "EMLINK", "EINVAL"];
+export const NO_LINKS: readonly string[] = ["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK"];
 
 /** What it says when there are no modes or times to set, or they are not ours. */
 export const NO_ATTRIBUTES: readonly string[] = ["EPERM", "EACCES", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EINVAL"];

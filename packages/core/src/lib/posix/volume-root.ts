@@ -97,7 +97,7 @@ function openChecked(volume: PosixVolume): VolumeRoot {
       // `//name` would mean something else on some systems.
       address: realPath === "/" ? "" : realPath,
       containment: "checked",
-      fileSystem: { type: "unknown", kind: kindByMagic(realPath) },
+      fileSystem: { type: "unknown", kind: fileSystemKindOf(realPath) },
       device: fstatSync(fd, { bigint: true }).dev,
       mount: undefined,
       isRemoved: () => !existsSync(realPath),
@@ -201,7 +201,8 @@ export function fileSystemOfType(type: string): VolumeFileSystem {
 const FUSE_MAGIC = 0x65735546;
 const LOCAL_MAGICS: ReadonlySet<number> = new Set([0xef53, 0x58465342, 0x9123683e, 0x01021994, 0x794c7630, 0xf2f52010, 0x858458f6]);
 
-function kindByMagic(path: string): VolumeFileSystem["kind"] {
+/** What kind of file system a local path lies on. */
+export function fileSystemKindOf(path: string): VolumeFileSystem["kind"] {
   // Elsewhere f_type is a number of no fixed meaning, and there is nothing but disks to expect.
   if (process.platform !== "linux") return "local";
   const magic = statfsSync(path).type;
