@@ -65,12 +65,7 @@ function restore(next: unknown, stored: unknown, path: readonly PropertyKey[], p
 }
 
 /** For each element the stored one that it was made from: elements may have been added, removed, moved, or edited where they are. */
-function matchElements(
-  next: readonly unknown[],
-  stored: readonly unknown[],
-  path: readonly PropertyKey[],
-  problems: ConfigProblem[],
-): unknown[] {
+function matchElements(next: readonly unknown[], stored: readonly unknown[]): unknown[] {
   const claimed = new Set<number>();
   const partners = new Map<number, unknown>();
   const unmatched: number[] = [];

@@ -84,6 +84,7 @@ function redirect(value: unknown, prefix: string): unknown {
   if (!isPlainObject(value)) return value;
   return Object.fromEntries(
     Object.entries(value).map(([key, inner]) => {
+      if (key === "$ref" && inner === "#") return [key, `#/$defs/${prefix}root`];
       if (key === "$ref" && typeof inner === "string" && inner.startsWith("#/$defs/"))
         return [key, `#/$defs/${prefix}${inner.slice("#/$defs/".length)}`];
       return [key, redirect(inner, prefix)];
