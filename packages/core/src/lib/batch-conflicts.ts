@@ -54,26 +54,37 @@ export interface NamesInUse {
   leave(footprint: Footprint): void;
 }
 
+/** How many names a count may hold, in use or not, before it is made anew. */
+const MAXIMUM_NAMES = 2048;
+
 export function createNamesInUse(): NamesInUse {
-  const writes = new Map<string, number>();
-  const reads = new Map<string, number>();
-  const change = (counts: Map<string, number>, names: readonly string[], by: 1 | -1): void => {
-    for (const name of names) {
-      const count = (counts.get(name) ?? 0) + by;
-      if (count === 0) counts.delete(name);
-      else counts.set(name, count);
-    }
-  };
+  const writes = createNameCount();
+  const reads = createNameCount();
   return {
     clashes: (footprint) =>
       footprint.writes.some((name) => writes.has(name) || reads.has(name)) || footprint.reads.some((name) => writes.has(name)),
     enter(footprint) {
-      change(writes, footprint.writes, 1);
-      change(reads, footprint.reads, 1);
+      for (const name of footprint.writes) writes.change(name, 1);
+      for (const name of footprint.reads) reads.change(name, 1);
     },
     leave(footprint) {
-      change(writes, footprint.writes, -1);
-      change(reads, footprint.reads, -1);
+      for (const name of footprint.writes) writes.change(name, -1);
+      for (const name of footprint.reads) reads.change(name, -1);
+    },
+  };
+}
+
+function createNameCount(): { has(name: string): boolean; change(name: string, by: 1 | -1): void } {
+  // Nothing is deleted from the map; it is replaced when it is full. A map with constant coming and going keeps its own garbage alive.
+  let counts = new Map<string, number>();
+  let limit = MAXIMUM_NAMES;
+  return {
+    has: (name) => (counts.get(name) ?? 0) > 0,
+    change(name, by) {
+      counts.set(name, (counts.get(name) ?? 0) + by);
+      if (counts.size <= limit) return;
+      counts = new Map([...counts].filter(([, count]) => count > 0));
+      limit = MAXIMUM_NAMES + counts.size;
     },
   };
 }

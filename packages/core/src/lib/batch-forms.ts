@@ -4,7 +4,7 @@ import { type Outcome, type OutcomeCounts, TransferError } from "./outcome.ts";
 import { createQueue } from "./queue.ts";
 import { StowageError } from "./stowage-error.ts";
 import type { TransferOptions } from "./transfer-options.ts";
-import type { Footprint, Verb } from "./verb.ts";
+import type { Verb } from "./verb.ts";
 
 /** How long the caller's iterator is waited for when it is told to end, in milliseconds. */
 const INPUT_END_MS = 900;
@@ -134,7 +134,6 @@ function streamBatch<Item, Parsed, Value>(
     changed();
   });
   const names = createNamesInUse();
-  const footprints = new Map<number, Footprint>();
   /** Items that were pulled and whose outcomes the consumer has not taken. */
   let outstanding = 0;
   let group: Entry<Item, Parsed>[] = [];
@@ -168,12 +167,8 @@ function streamBatch<Item, Parsed, Value>(
     const created = createBatch(
       verb,
       options,
-      (outcome, index) => {
-        const footprint = footprints.get(index);
-        if (footprint !== undefined) {
-          footprints.delete(index);
-          names.leave(footprint);
-        }
+      (outcome, _index, entry) => {
+        if (entry !== undefined) names.leave(verb.footprint(entry.parsed));
         outcomes.push(outcome);
         if (created.stopped) stopPulling();
         else changed();
@@ -224,7 +219,6 @@ function streamBatch<Item, Parsed, Value>(
         await change();
       }
       names.enter(footprint);
-      footprints.set(entry.index, footprint);
       group.push(entry);
       if (group.length >= groupSize) {
         flush(running);

@@ -62,12 +62,13 @@ export interface BatchTotals {
   totalBytes?: number | undefined;
 }
 
-export type BatchSink<Item> = (outcome: Outcome<Item>, index: number) => void;
+/** `entry` is absent for an item that was not valid. */
+export type BatchSink<Item, Parsed> = (outcome: Outcome<Item>, index: number, entry: Entry<Item, Parsed> | undefined) => void;
 
 export function createBatch<Item, Parsed, Value>(
   verb: Verb<Item, Parsed, Value>,
   options: TransferOptions,
-  sink: BatchSink<Item>,
+  sink: BatchSink<Item, Parsed>,
   closing: () => void,
 ): Batch<Item, Parsed> {
   const { runtime, operation } = verb;
@@ -118,7 +119,7 @@ export function createBatch<Item, Parsed, Value>(
       else tracker.itemEnded(outcome.item, total);
     }
     if (entry?.span !== undefined) endItemSpan(entry.span, outcome, entry.attempts);
-    sink(outcome, index);
+    sink(outcome, index, entry);
   };
 
   const succeed = (entry: Entry<Item, Parsed>, ending: Ending): void => {

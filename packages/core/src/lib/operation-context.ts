@@ -89,6 +89,8 @@ interface Attempt {
   /** The watchdog leaves it alone. */
   exempt: boolean;
   quietSince: number;
+  /** Its place in the list of those that run. */
+  slot: number;
   abort(reason: StowageError): void;
 }
 
@@ -124,11 +126,12 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
   const ifExists = options.ifExists ?? "replace";
   const stallTimeoutMs = options.stallTimeoutMs ?? DEFAULT_STALL_TIMEOUT_MS;
 
-  const running = new Set<Attempt>();
+  // An array, not a Set: what a Set outgrows refers to what comes next, so that a young Set that never rests keeps garbage alive.
+  const running: Attempt[] = [];
   const listeners = new Set<() => void>();
   let ended: StowageError | undefined;
   let endedAt = 0;
-  let controller: AbortController | undefined;
+  const scopeController = new AbortController();
   let deadlineTimer: NodeJS.Timeout | undefined;
   let watchdog: NodeJS.Timeout | undefined;
 
@@ -136,7 +139,7 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
     if (ended !== undefined) return;
     ended = reason;
     endedAt = performance.now();
-    controller?.abort(reason);
+    scopeController.abort(reason);
     for (const attempt of [...running]) attempt.abort(reason);
     for (const listener of [...listeners]) listener();
     listeners.clear();
@@ -169,7 +172,7 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
   const open = (openOptions: OpenOptions): OpenAttempt => {
     const { onProgress, epilogue = false } = openOptions;
     const temporaryId = createTemporaryId();
-    let attemptController: AbortController | undefined;
+    const controller = new AbortController();
     let settlementTimer: NodeJS.Timeout | undefined;
     let settled = false;
 
@@ -180,6 +183,7 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
       waits: 0,
       exempt: epilogue,
       quietSince: performance.now(),
+      slot: -1,
       abort(why) {
         if (settled || attempt.reason !== undefined) return;
         attempt.reason = why;
@@ -191,24 +195,21 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
             openOptions.onAbandon(why);
           }, patience);
         }
-        if (!epilogue) attemptController?.abort(why);
+        if (!epilogue) controller.abort(why);
       },
       settle() {
         if (settled) return false;
         settled = true;
-        running.delete(attempt);
+        const last = running.pop();
+        if (last !== undefined && last !== attempt) {
+          running[attempt.slot] = last;
+          last.slot = attempt.slot;
+        }
         clearTimeout(settlementTimer);
         return true;
       },
       context: {
-        // Made when first asked for: most calls in memory or by rename never do, and a controller is the dearest thing here.
-        get signal() {
-          if (attemptController === undefined) {
-            attemptController = new AbortController();
-            if (attempt.reason !== undefined && !epilogue) attemptController.abort(attempt.reason);
-          }
-          return attemptController.signal;
-        },
+        signal: controller.signal,
         deadline,
         durability,
         checksum,
@@ -227,7 +228,7 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
     if (watchdog === undefined && !epilogue && stallTimeoutMs > 0) {
       watchdog = setInterval(watch, Math.min(LONGEST_TIMER_MS, Math.max(5, stallTimeoutMs / 4)));
     }
-    running.add(attempt);
+    attempt.slot = running.push(attempt) - 1;
     if (ended !== undefined) attempt.abort(ended);
     return attempt;
   };
@@ -309,13 +310,7 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
     get ended() {
       return ended;
     },
-    get signal() {
-      if (controller === undefined) {
-        controller = new AbortController();
-        if (ended !== undefined) controller.abort(ended);
-      }
-      return controller.signal;
-    },
+    signal: scopeController.signal,
     cancel,
     run,
     lease,
