@@ -34,7 +34,9 @@ else console.log("mounting needs root on Linux; the rest is left out");
 try {
   if (canMount) {
     const workspace = await openWorkspace(config, { brokers: [hostBroker], volumePath });
-    console.log(`mounted: ${(await workspace.statFile("scene.txt"))?.size} bytes in scene.txt, at ${workspace.getFileSystemPaths(["scene.txt"])?.[0]?.replace(folder, "…")}`);
+    console.log(
+      `mounted: ${(await workspace.statFile("scene.txt"))?.size} bytes in scene.txt, at ${workspace.getFileSystemPaths(["scene.txt"])?.[0]?.replace(folder, "…")}`,
+    );
     await workspace.close();
   }
 } finally {

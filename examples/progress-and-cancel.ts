@@ -16,7 +16,10 @@ for (let index = 0; index < 6; index++) {
   uploads.push({ file: `${index}.bin`, localPath });
 }
 
-const workspace = await openWorkspace({ name: "store", broker: { type: "host", hostPath: join(folder, "store") } }, { brokers: [hostBroker] });
+const workspace = await openWorkspace(
+  { name: "store", broker: { type: "host", hostPath: join(folder, "store") } },
+  { brokers: [hostBroker] },
+);
 const cancel = new AbortController();
 try {
   await workspace.uploadFiles(uploads, {
@@ -25,7 +28,9 @@ try {
     checksum: "crc32",
     limits: createLimits({ bytesPerSecond: 32 * MEBIBYTE }),
     onProgress({ bytes, totalBytes, done, total }) {
-      console.log(`${(bytes / MEBIBYTE).toFixed(0).padStart(3)} of ${((totalBytes ?? 0) / MEBIBYTE).toFixed(0)} MiB, ${done} of ${total} files`);
+      console.log(
+        `${(bytes / MEBIBYTE).toFixed(0).padStart(3)} of ${((totalBytes ?? 0) / MEBIBYTE).toFixed(0)} MiB, ${done} of ${total} files`,
+      );
       if (done >= 2) cancel.abort();
     },
   });

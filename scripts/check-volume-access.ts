@@ -2,8 +2,7 @@
  * A lint rule: only the files named here may reach a file system, so that every path inside a volume goes through the pinned handles of
  * `core/src/lib/posix` (rule R2) and every other file access is one that somebody thought about.
  */
-import { readFileSync } from "node:fs";
-import { globSync } from "node:fs";
+import { globSync, readFileSync } from "node:fs";
 import { relative, sep } from "node:path";
 
 const root = new URL("..", import.meta.url).pathname;

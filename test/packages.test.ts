@@ -33,9 +33,11 @@ const packages = globSync("packages/*/package.json", { cwd: root }).map((file) =
 function imports(folder: string): { specifier: string; file: string }[] {
   return globSync(`packages/${folder}/src/**/*.ts`, { cwd: root }).flatMap((file) => {
     const source = readFileSync(`${root}/${file}`, "utf8");
-    return [...source.matchAll(/^\s*(?:import|export)\b[^;"']*?from\s*"([^"]+)"|\bimport\(\s*"([^"]+)"\s*\)|\bimport\.meta\.resolve\(\s*"([^"]+)"/gm)].map(
-      (match) => ({ specifier: (match[1] ?? match[2] ?? match[3]) as string, file }),
-    );
+    return [
+      ...source.matchAll(
+        /^\s*(?:import|export)\b[^;"']*?from\s*"([^"]+)"|\bimport\(\s*"([^"]+)"\s*\)|\bimport\.meta\.resolve\(\s*"([^"]+)"/gm,
+      ),
+    ].map((match) => ({ specifier: (match[1] ?? match[2] ?? match[3]) as string, file }));
   });
 }
 

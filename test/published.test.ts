@@ -93,7 +93,17 @@ beforeAll(() => {
   write(
     "tsconfig.json",
     JSON.stringify({
-      compilerOptions: { target: "es2024", module: "nodenext", strict: true, exactOptionalPropertyTypes: true, skipLibCheck: false, types: ["node"], outDir: "built", rootDir: "src", declaration: true },
+      compilerOptions: {
+        target: "es2024",
+        module: "nodenext",
+        strict: true,
+        exactOptionalPropertyTypes: true,
+        skipLibCheck: false,
+        types: ["node"],
+        outDir: "built",
+        rootDir: "src",
+        declaration: true,
+      },
       include: ["src"],
     }),
   );
@@ -112,7 +122,10 @@ test("the outside application runs under plain node", () => {
 
 test("the command finds an outside broker by file and by package name, also when that package has its own copy of core", () => {
   const home = "node_modules/@acme/stowage-broker-lines";
-  write(`${home}/package.json`, JSON.stringify({ name: "@acme/stowage-broker-lines", version: "1.0.0", type: "module", exports: "./broker.js" }));
+  write(
+    `${home}/package.json`,
+    JSON.stringify({ name: "@acme/stowage-broker-lines", version: "1.0.0", type: "module", exports: "./broker.js" }),
+  );
   cpSync(join(folder, "built/broker.js"), join(folder, home, "broker.js"));
   cpSync(join(folder, "node_modules/@stowage/core"), join(folder, home, "node_modules/@stowage/core"), { recursive: true });
 

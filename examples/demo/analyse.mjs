@@ -40,9 +40,19 @@ const summary = [
   `${flights.length.toLocaleString("en")} flights, ${table.length} airports with 20 departures or more.`,
   `Recorded distances differ from the great circle by ${(distanceError / compared).toFixed(1)} miles on average (${compared.toLocaleString("en")} compared).`,
   "Most often late:",
-  ...table.slice(0, 5).map((r) => `  ${r.airport.iata}  ${r.airport.city}, ${r.airport.state}: ${(100 * r.lateShare).toFixed(0)} % of ${r.flights} departures, ${r.meanDelay.toFixed(1)} min on average`),
+  ...table
+    .slice(0, 5)
+    .map(
+      (r) =>
+        `  ${r.airport.iata}  ${r.airport.city}, ${r.airport.state}: ${(100 * r.lateShare).toFixed(0)} % of ${r.flights} departures, ${r.meanDelay.toFixed(1)} min on average`,
+    ),
   "Most punctual:",
-  ...table.slice(-3).reverse().map((r) => `  ${r.airport.iata}  ${r.airport.city}, ${r.airport.state}: ${(100 * r.lateShare).toFixed(0)} % of ${r.flights} departures`),
+  ...table
+    .slice(-3)
+    .reverse()
+    .map(
+      (r) => `  ${r.airport.iata}  ${r.airport.city}, ${r.airport.state}: ${(100 * r.lateShare).toFixed(0)} % of ${r.flights} departures`,
+    ),
 ];
 writeFileSync(join(output, "report.txt"), `${summary.join("\n")}\n`);
 console.log(summary.join("\n"));
@@ -69,6 +79,9 @@ function drawMap(rows) {
 }
 
 function parseCsv(text) {
-  const [header, ...lines] = text.trim().split(/\r?\n/).map((line) => [...line.matchAll(/("([^"]*)"|[^,]*)(,|$)/g)].map((m) => m[2] ?? m[1]));
+  const [header, ...lines] = text
+    .trim()
+    .split(/\r?\n/)
+    .map((line) => [...line.matchAll(/("([^"]*)"|[^,]*)(,|$)/g)].map((m) => m[2] ?? m[1]));
   return lines.map((values) => Object.fromEntries(header.map((name, index) => [name, values[index]])));
 }

@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, rmdirSync, mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, rmdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -17,7 +17,8 @@ export function haveCommand(command: string, debianPackage: string): boolean {
     if (onPath(command)) return;
     const environment = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
     const install = (): number | null =>
-      spawnSync("apt-get", ["install", "-y", "-qq", "--no-install-recommends", debianPackage], { env: environment, stdio: "ignore" }).status;
+      spawnSync("apt-get", ["install", "-y", "-qq", "--no-install-recommends", debianPackage], { env: environment, stdio: "ignore" })
+        .status;
     if (install() !== 0) {
       execFileSync("apt-get", ["update", "-qq"], { env: environment, stdio: "ignore" });
       if (install() !== 0) throw new Error(`apt-get could not install ${debianPackage}, which brings ${command}`);
