@@ -1,4 +1,4 @@
-import type { Broker, BatchResult, Deletion, ListProblem, TransferDetails } from "../broker.ts";
+import type { BatchResult, Broker, Deletion, ListProblem, TransferDetails } from "../broker.ts";
 import type { ByteRange, DigestAlgorithm, FileDetails, FilePath, StoredFile } from "../files.ts";
 
 /**
@@ -69,6 +69,8 @@ export interface PosixVolume {
   readonly rootPath: string;
   /** Demand that the root lies on a mount other than the container's own root, of one of these types (any when empty). `undefined`: no demand. */
   readonly requireMount?: { readonly types: readonly string[] } | undefined;
+  /** Demand that the root, links resolved, is one of these directories (links resolved, too) or lies below one. `undefined`: no demand. */
+  readonly insideOneOf?: readonly string[] | undefined;
   /** Whether links inside the workspace are followed for reading. Never for writing or deleting. */
   readonly symlinks: "inside" | "refuse";
   /** Permission bits of stored files and made directories, whatever the umask. */
@@ -111,4 +113,3 @@ export interface PosixExecutor {
   sweep(options: { readonly olderThanMs: number; readonly deep: boolean }, hooks: PosixHooks): AsyncIterable<string>;
   close(): Promise<void>;
 }
-

@@ -1,0 +1,3 @@
+import { runPosixChild } from "./lib/posix/posix-child-main.ts";
+
+runPosixChild();
