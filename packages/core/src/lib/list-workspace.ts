@@ -1,5 +1,5 @@
 import type { ListProblem, OperationContext } from "./broker.ts";
-import { escapePath, isFilePath, parseFilePath } from "./file-path.ts";
+import { escapePath, isFilePath, parseDirectoryPath, parseFilePath } from "./file-path.ts";
 import type { FileDetails, FilePath } from "./files.ts";
 import type { Lease } from "./operation-context.ts";
 import { nextRetryDelay, resolveRetryOptions, sleep } from "./retry.ts";
@@ -15,7 +15,7 @@ export async function* listWorkspace(
   directory: string | undefined,
   options: ListFilesOptions,
 ): AsyncGenerator<FileDetails, void, undefined> {
-  const place = directory === undefined || directory === "" ? "" : parseFilePath(directory);
+  const place = parseDirectoryPath(directory ?? "");
   const startAfter = options.startAfter === undefined ? undefined : parseFilePath(options.startAfter);
   const prefix = place === "" ? "" : `${place}/`;
   const recursive = options.recursive ?? false;

@@ -1,0 +1,119 @@
+import { spawn } from "node:child_process";
+import { createInterface } from "node:readline";
+
+/** What a worker process does with the broker of a target. */
+export interface WorkerTask {
+  /** URL of the module that exports `conformanceTarget`. */
+  readonly module: string;
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly volumePath?: string | undefined;
+  /** A directory of the worker's own for local files. */
+  readonly scratch: string;
+  /** `churn`: store, fetch and move until killed. `overwrite`: replace `shared.bin` so many times. */
+  readonly mode: "churn" | "overwrite";
+  readonly times?: number | undefined;
+  /** The first version that it writes. */
+  readonly firstVersion: number;
+  readonly baseBytes: number;
+}
+
+/** Files that `churn` stores in turn. */
+export const CHURN_FILES = 4;
+
+/** Places between which `churn` moves one file. */
+export const CHURN_PLACES = 3;
+
+// A text, not a module: it must run wherever the kit does, from source, compiled, or bundled into one file.
+const SOURCE = `
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { randomBytes } from "node:crypto";
+
+const task = JSON.parse(process.argv.at(-1));
+const { conformanceTarget: target } = await import(task.module);
+const definition = target.definition;
+const broker = await definition.open(definition.config.parse(task.config), {
+  signal: new AbortController().signal,
+  volumePath: task.volumePath,
+});
+const say = (line) => process.stdout.write(line + "\\n");
+const context = (ifExists = "replace", announce = false) => ({
+  signal: new AbortController().signal,
+  deadline: undefined,
+  durability: "process",
+  checksum: "auto",
+  ifExists,
+  temporaryId: randomBytes(12).toString("hex"),
+  progress() {},
+  async reserve() { return { [Symbol.dispose]() {} }; },
+  async throttle() { if (announce) say("point throttle"); },
+  journal: { async record() {}, async settle() {} },
+  log() {},
+});
+const versionBytes = (version) => {
+  const unit = Buffer.alloc(8);
+  unit.writeUInt32LE(version, 0);
+  unit.writeUInt32LE(~version >>> 0, 4);
+  return Buffer.alloc((Math.ceil(task.baseBytes / 8) + (version % 97)) * 8, unit);
+};
+const local = join(task.scratch, "worker-" + process.pid);
+const store = async (path, version, announce) => {
+  await writeFile(local, versionBytes(version));
+  await broker.uploadFile({ file: { path }, localPath: local }, context("replace", announce));
+};
+
+say("ready");
+if (task.mode === "overwrite") {
+  for (let count = 0; count < task.times; count++) {
+    await store("shared.bin", task.firstVersion + count, false);
+    say("stored");
+  }
+  await broker.close();
+} else {
+  const wanderer = { async find() {
+    for (let place = 0; place < ${CHURN_PLACES}; place++) {
+      if (await broker.statFile({ path: "wander/" + place }, context())) return place;
+    }
+    return undefined;
+  } };
+  for (let version = task.firstVersion; ; version++) {
+    const index = version % ${CHURN_FILES};
+    await store("churn/" + index, version, true);
+    say("point stored");
+    say("stored " + index + " " + version);
+    const place = await wanderer.find();
+    if (place === undefined) throw new Error("the wandering file is lost");
+    await broker.moveFile(
+      { file: { path: "wander/" + place }, newPath: "wander/" + ((place + 1) % ${CHURN_PLACES}) },
+      context("replace", true),
+    );
+    say("point moved");
+    await broker.downloadFile({ file: { path: "churn/" + index }, localPath: local + "-down" }, context("replace", true));
+  }
+}
+`;
+
+/** The command that runs a task in a process of its own. */
+export function workerCommand(task: WorkerTask): [string, ...string[]] {
+  return [process.execPath, "--no-warnings", "--input-type=module", "--eval", SOURCE, "--", JSON.stringify(task)];
+}
+
+/** Runs a task that ends by itself. Rejects with what the worker printed when it fails. */
+export async function runWorker(task: WorkerTask, onLine?: (line: string) => void): Promise<void> {
+  const [program, ...parameters] = workerCommand(task);
+  const child = spawn(program, parameters, { stdio: ["ignore", "pipe", "pipe"] });
+  let complaint = "";
+  child.stderr.setEncoding("utf8");
+  child.stderr.on("data", (text: string) => {
+    complaint = `${complaint}${text}`.slice(-4_000);
+  });
+  const lines = createInterface({ input: child.stdout });
+  if (onLine !== undefined) lines.on("line", onLine);
+  await new Promise<void>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("close", (code, signal) => {
+      if (code === 0) resolve();
+      else reject(new Error(`a worker process failed (exit ${code ?? signal}): ${complaint}`));
+    });
+  });
+}

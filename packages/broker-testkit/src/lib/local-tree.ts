@@ -1,0 +1,64 @@
+import { execFile } from "node:child_process";
+import { mkdir, opendir, readdir, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import type { SeedFile } from "./conformance-target.ts";
+
+/** Every name below a directory, files and directories, relative to it. `undefined` for no directory. */
+export async function listDirectoryNames(directory: string | undefined): Promise<string[] | undefined> {
+  if (directory === undefined) return undefined;
+  const names: string[] = [];
+  const visit = async (relative: string): Promise<void> => {
+    const open = await opendir(join(directory, relative));
+    const below: string[] = [];
+    for await (const entry of open) {
+      const name = relative === "" ? entry.name : `${relative}/${entry.name}`;
+      names.push(name);
+      if (entry.isDirectory()) below.push(name);
+    }
+    for (const name of below) await visit(name);
+  };
+  await visit("");
+  return names;
+}
+
+/** Writes files below a directory, without any of a broker's care. */
+export async function writeSeedFiles(directory: string, files: Iterable<SeedFile>): Promise<void> {
+  const made = new Set<string>();
+  for (const { path, bytes } of files) {
+    const target = join(directory, path);
+    const parent = dirname(target);
+    if (!made.has(parent)) {
+      await mkdir(parent, { recursive: true });
+      made.add(parent);
+    }
+    await writeFile(target, bytes);
+  }
+}
+
+/** How many file descriptors this process has open; `undefined` where that cannot be seen. */
+export async function countOpenHandles(): Promise<number | undefined> {
+  try {
+    return (await readdir("/proc/self/fd")).length;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Makes a FIFO; false where the system cannot. */
+export async function makeFifo(path: string): Promise<boolean> {
+  return new Promise((resolve) => execFile("mkfifo", [path], (error) => resolve(error === null)));
+}
+
+/** A file system of `bytes` at `path`, or `undefined` where this user cannot mount one. */
+export async function mountSmallDisk(path: string, bytes: number): Promise<{ unmount(): Promise<void> } | undefined> {
+  if (process.platform !== "linux" || process.geteuid?.() !== 0) return undefined;
+  await mkdir(path, { recursive: true });
+  const run = (command: string, parameters: readonly string[]): Promise<boolean> =>
+    new Promise((resolve) => execFile(command, parameters, (error) => resolve(error === null)));
+  if (!(await run("mount", ["-t", "tmpfs", "-o", `size=${bytes}`, "stowage-conformance", path]))) return undefined;
+  return {
+    async unmount() {
+      if (!(await run("umount", [path]))) await run("umount", ["-l", path]);
+    },
+  };
+}
