@@ -120,10 +120,23 @@ describe("the run lock", () => {
     await expect(acquireRunLock(directory)).rejects.toMatchObject({ code: "CONFLICT" });
   });
 
-  test("removing a lock leaves the directory to whoever has put something else there", async () => {
+  test("removing a lock removes what killed askers left there, too", async () => {
     const lock = await acquireRunLock(directory);
-    await writeFile(join(directory, "theirs"), "");
+    await symlink("probe", join(directory, "probe-1"));
+    await symlink(JSON.stringify({ token: "00" }), join(directory, "next-11"));
     await lock.remove();
-    expect(await readdir(directory)).toEqual(["theirs"]);
+    expect(await readdir(join(base, "job"))).toEqual([]);
+    await lock.release();
+    await lock.remove();
+    expect(await readdir(join(base, "job"))).toEqual([]);
+  });
+
+  test("a holder that lets go does not touch whoever came after it", async () => {
+    const lock = await acquireRunLock(directory);
+    await lock.remove();
+    const next = await acquireRunLock(directory);
+    await lock.release();
+    expect(await readdir(directory)).toEqual(["next-root"]);
+    await next.remove();
   });
 });

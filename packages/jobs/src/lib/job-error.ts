@@ -1,4 +1,5 @@
 import { StowageError, type StowageErrorCode } from "@stowage/core/broker";
+import type { Refusal } from "./scan-outputs.ts";
 
 /** Why a job did not do what it was asked for, where the error codes of storage do not say it. */
 export type JobErrorReason =
@@ -24,6 +25,9 @@ export interface JobErrorOptions {
   /** Defaults to the nearest one for the reason. */
   readonly code?: StowageErrorCode | undefined;
   readonly problems?: readonly JobProblem[] | undefined;
+  readonly refusals?: readonly Refusal[] | undefined;
+  /** How many refusals there were; defaults to the number of `refusals`. */
+  readonly refusalCount?: number | undefined;
   readonly cause?: unknown;
 }
 
@@ -44,12 +48,17 @@ export class JobError extends StowageError {
   readonly reason: JobErrorReason;
   /** For `invalid-job`: everything that was found wrong. */
   readonly problems: readonly JobProblem[];
+  /** For `outputs-refused`: the first of what was refused. */
+  readonly refusals: readonly Refusal[];
+  readonly refusalCount: number;
 
   constructor(message: string, options: JobErrorOptions) {
     super(message, { code: options.code ?? CODES[options.reason], cause: options.cause, retryable: false });
     this.name = "JobError";
     this.reason = options.reason;
     this.problems = options.problems ?? [];
+    this.refusals = options.refusals ?? [];
+    this.refusalCount = options.refusalCount ?? this.refusals.length;
   }
 
   static override is(error: unknown): error is JobError {

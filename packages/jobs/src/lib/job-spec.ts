@@ -113,6 +113,7 @@ export const DEFAULT_JOB_LIMITS: JobLimits = {
 };
 
 const NAME = /^[A-Za-z][A-Za-z0-9_-]{0,63}$/u;
+const WORKSPACE_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/u;
 const JOB_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/u;
 
 const IF_EXISTS = ["replace", "fail", "skip-same"] as const;
@@ -124,7 +125,7 @@ const list = <T extends z.ZodType>(item: T, remedy: string) =>
   z.array(item, { error: (issue) => wrongType(issue.input, "a list", remedy) });
 const named = (remedy: string) =>
   text(remedy).regex(NAME, 'is no name: begin with a letter, then letters, digits, "-" and "_", at most 64 characters');
-const workspaceReference = text("name a workspace").regex(JOB_NAME, "is no name of a workspace");
+const workspaceReference = text("name a workspace").regex(WORKSPACE_NAME, "is no name of a workspace");
 const count = (minimum: number, maximum: number = Number.MAX_SAFE_INTEGER) =>
   z
     .number({ error: (issue) => wrongType(issue.input, "a number") })

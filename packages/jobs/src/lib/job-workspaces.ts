@@ -7,12 +7,12 @@ export type JobWorkspaceConfiguration = Exclude<JobWorkspace, string>;
 
 /**
  * The job with every workspace that it uses as a configuration: names are looked up in `known`, also those that inputs and outputs use without
- * their being declared in the job. Throws a `JobError` `invalid-job` with the nearest name for each that is not there.
+ * their being declared in the job. Those in `open` need none. Throws a `JobError` `invalid-job` with the nearest name for each that is not there.
  */
-export function resolveJobWorkspaces(job: JobSpec, known: Readonly<Record<string, unknown>> = {}): JobSpec {
+export function resolveJobWorkspaces(job: JobSpec, known: Readonly<Record<string, unknown>> = {}, open: readonly string[] = []): JobSpec {
   const problems: JobProblem[] = [];
   const workspaces: Record<string, JobWorkspaceConfiguration> = {};
-  const names = [...new Set([...Object.keys(job.workspaces), ...Object.keys(known)])];
+  const names = [...new Set([...Object.keys(job.workspaces), ...Object.keys(known), ...open])];
 
   const lookUp = (name: string, path: string, candidates: readonly string[]): JobWorkspaceConfiguration | undefined => {
     const found = Object.hasOwn(known, name) ? known[name] : undefined;
@@ -28,12 +28,13 @@ export function resolveJobWorkspaces(job: JobSpec, known: Readonly<Record<string
   };
 
   for (const [name, workspace] of Object.entries(job.workspaces)) {
+    if (open.includes(name)) continue;
     const configuration = typeof workspace === "string" ? lookUp(workspace, `workspaces.${name}`, Object.keys(known)) : workspace;
     if (configuration !== undefined) workspaces[name] = configuration;
   }
   for (const [kind, uses] of [["inputs", job.inputs] as const, ["outputs", job.outputs] as const]) {
     for (const [index, { workspace: name }] of uses.entries()) {
-      if (Object.hasOwn(job.workspaces, name) || Object.hasOwn(workspaces, name)) continue;
+      if (open.includes(name) || Object.hasOwn(job.workspaces, name) || Object.hasOwn(workspaces, name)) continue;
       const configuration = lookUp(name, `${kind}[${index}].workspace`, names);
       if (configuration !== undefined) workspaces[name] = configuration;
     }

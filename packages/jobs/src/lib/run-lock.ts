@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { lstat, lutimes, mkdir, readlink, rmdir, symlink, unlink } from "node:fs/promises";
+import { lstat, lutimes, mkdir, readdir, readlink, rmdir, symlink, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { isSystemError, StowageError } from "@stowage/core/broker";
 import { JobError } from "./job-error.ts";
@@ -19,7 +19,7 @@ export interface RunLockOptions {
 /** A lock that this process holds. */
 export interface RunLock {
   readonly owner: Owner;
-  /** Lets go and leaves a note of it, so that what lies in the directory is known to belong to nobody. */
+  /** Lets go and leaves a note of it, so that what lies in the directory is known to belong to nobody. Does nothing when it is let go already. */
   release(): Promise<void>;
   /** Lets go and removes every trace of the lock; `directory` too when nothing else is in it. */
   remove(): Promise<void>;
@@ -73,16 +73,26 @@ function holdLock(directory: string, node: LockNode & { readonly owner: Owner },
     lutimes(node.path, now, now).catch(() => undefined);
   }, options.heartbeatMs ?? DEFAULT_HEARTBEAT_MS);
   heartbeat.unref();
+  let isHeldHere = true;
   return {
     owner: node.owner,
     release: async () => {
       clearInterval(heartbeat);
+      if (!isHeldHere) return;
+      isHeldHere = false;
       await makeNode(nextPath(directory, node.token), { token: randomUUID(), owner: undefined });
     },
     remove: async () => {
       clearInterval(heartbeat);
-      // The root first: from then on somebody else may begin a chain of their own, which is not touched.
+      if (!isHeldHere) return;
+      isHeldHere = false;
       const [root, ...others] = await readChain(directory);
+      // What killed holders and askers left hangs on nothing; as long as the lock is held nobody else needs what is here.
+      const known = new Set([root, ...others].map((known) => known?.path));
+      for (const name of await readdir(directory)) {
+        if (!known.has(join(directory, name))) await removeIfThere(join(directory, name));
+      }
+      // The root first: from then on somebody else may begin a chain of their own, which is not touched.
       for (const { path } of root === undefined ? others : [root, ...others]) await removeIfThere(path);
       await rmdir(directory).catch((error: unknown) => {
         if (!isSystemError(error, "ENOENT", "ENOTEMPTY", "EEXIST")) throw error;

@@ -1,0 +1,135 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { describeOwner, type Owner, ownerLiveness, parseOwner } from "./owner.ts";
+
+/** In the environment of a job's command and of all that it starts: whose run it is. Found again in `/proc/<pid>/environ`. */
+export const RUN_MARK = "STOWAGE_RUN_MARK";
+
+/** A process that leads a group of its own, so that the group can be found and killed later, by another process too. */
+export interface ProcessRecord {
+  /** Pid of the leader, and so the id of the group. */
+  readonly group: number;
+  /** The leader as a process: says whether the group is still the same one. */
+  readonly leader: Owner;
+  /** What its processes have in `STOWAGE_RUN_MARK`; `""` for none. */
+  readonly mark: string;
+}
+
+/** A value for `STOWAGE_RUN_MARK`: unlike any other, and names the runner. */
+export function createRunMark(runId: string, runner: Owner): string {
+  return Buffer.from(JSON.stringify({ runId, runner, nonce: crypto.randomUUID() })).toString("base64url");
+}
+
+/** `undefined` when the process has ended already. */
+export function recordProcess(pid: number, mark: string): ProcessRecord | undefined {
+  const leader = describeOwner(pid);
+  return leader === undefined ? undefined : { group: pid, leader, mark };
+}
+
+/** Reads a record that was written as JSON; `undefined` for anything else. */
+export function parseProcessRecord(value: unknown): ProcessRecord | undefined {
+  if (typeof value !== "object" || value === null) return undefined;
+  const { group, leader, mark } = value as Record<string, unknown>;
+  const owner = parseOwner(leader);
+  if (owner === undefined || typeof group !== "number" || group !== owner.pid || typeof mark !== "string") return undefined;
+  return { group, leader: owner, mark };
+}
+
+/**
+ * Kills what is left of recorded processes: the group of a leader that still runs, and everything that carries a record's mark, wherever it went.
+ * Never touches a group whose number somebody else may have by now. Resolves when nothing of it runs any more, or after `waitMs`;
+ * gives the pids that still do.
+ */
+export async function killRecordedProcesses(records: readonly ProcessRecord[], waitMs: number = 5000): Promise<number[]> {
+  return killUntilGone(() => findRecordedProcesses(records), waitMs);
+}
+
+/** Kills what `find` finds until it finds nothing more, or for `waitMs`; gives the pids that are left. */
+export async function killUntilGone(find: () => number[], waitMs: number): Promise<number[]> {
+  for (const until = performance.now() + waitMs; ; ) {
+    const pids = find();
+    if (pids.length === 0 || performance.now() > until) return pids;
+    for (const pid of pids) kill(pid, "SIGKILL");
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** The living members of groups whose recorded leader still runs, and whatever carries a record's mark. */
+export function findRecordedProcesses(records: readonly ProcessRecord[]): number[] {
+  const live = records.filter(({ leader }) => ownerLiveness(leader) === "live");
+  if (process.platform !== "linux") return live.map(({ group }) => -group);
+  if (records.length === 0) return [];
+  const groups = new Set(live.map(({ group }) => group));
+  const here = describeOwner();
+  // Marks count only where the pids do, too: another container's processes are not ours to judge.
+  const local = records.filter(({ leader }) => leader.bootId === here?.bootId && leader.pidNamespace === here.pidNamespace);
+  const marks = new Set(local.map(({ mark }) => mark).filter((mark) => mark !== ""));
+  return listProcesses().filter((pid) => {
+    if (pid === process.pid) return false;
+    const stat = readStat(pid);
+    if (stat === undefined || stat.isDead) return false;
+    return groups.has(stat.group) || (marks.size > 0 && marks.has(readMark(pid) ?? ""));
+  });
+}
+
+/** Processes that carry the mark of a run whose runner is dead. */
+export function findOrphans(): number[] {
+  if (process.platform !== "linux") return [];
+  return listProcesses().filter((pid) => {
+    const mark = readMark(pid);
+    if (mark === undefined || readStat(pid)?.isDead !== false) return false;
+    const runner = parseRunner(mark);
+    return runner !== undefined && ownerLiveness(runner) === "dead";
+  });
+}
+
+/** Sends a signal to a process (or, negative, to a group); `false` when there is none. */
+export function kill(pid: number, signal: NodeJS.Signals): boolean {
+  try {
+    process.kill(pid, signal);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function listProcesses(): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/u.test(name))
+    .map(Number);
+}
+
+interface ProcessStat {
+  readonly group: number;
+  readonly isDead: boolean;
+}
+
+function readStat(pid: number): ProcessStat | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return { isDead: fields[0] === "Z" || fields[0] === "X", group: Number(fields[2]) };
+  } catch {
+    return undefined;
+  }
+}
+
+function readMark(pid: number): string | undefined {
+  try {
+    const environment = readFileSync(`/proc/${pid}/environ`, "latin1");
+    const prefix = `${RUN_MARK}=`;
+    return environment
+      .split("\0")
+      .find((entry) => entry.startsWith(prefix))
+      ?.slice(prefix.length);
+  } catch {
+    return undefined;
+  }
+}
+
+function parseRunner(mark: string): Owner | undefined {
+  try {
+    return parseOwner((JSON.parse(Buffer.from(mark, "base64url").toString()) as { runner?: unknown }).runner);
+  } catch {
+    return undefined;
+  }
+}
