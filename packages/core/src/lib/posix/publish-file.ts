@@ -170,7 +170,7 @@ function describeCreation(place: Place, error: unknown): unknown {
   return describePosixError(error, { action: "write", path: place.path, side: place.side });
 }
 
-/** Gives a new file the time of modification of `stats`, to the microsecond below. File systems that keep no such time are left alone. */
+/** Gives a new file the time of modification of `stats`: to within a microsecond, and to the millisecond exactly. File systems that keep no such time are left alone. */
 export function keepModified(fd: number, stats: Pick<Stats, "mtimeMs">): void {
   setModified(fd, stats.mtimeMs);
 }
@@ -184,7 +184,7 @@ export function setModified(fd: number, milliseconds: number): void {
   }
 }
 
-/** libuv cuts to microseconds what a double of seconds only comes near: aim at the middle of the wanted one, so that the milliseconds stay equal. */
+/** Some versions of libuv cut to microseconds what a double of seconds only comes near: aim at the middle of the wanted one, so that the milliseconds stay equal. */
 function toTime(milliseconds: number): number | Date {
   // Node takes negative numbers for "now".
   if (milliseconds < 0) return new Date(Math.round(milliseconds));
