@@ -5,7 +5,6 @@ import type { Command } from "commander";
 import { FIRST_PARTY_PACKAGES, loadBrokers, loadFirstParty, loadListedBrokers } from "../lib/brokers.ts";
 import type { CommandContext, Start } from "../lib/context.ts";
 import { describeError } from "../lib/exit.ts";
-import { configurationIfAny } from "./types.ts";
 
 const SUBJECTS = ["configuration", "workspace", "job", "broker"] as const;
 type Subject = (typeof SUBJECTS)[number];
@@ -85,7 +84,7 @@ function brokerSchema(definition: AnyBrokerDefinition): JsonSchema {
 }
 
 async function definitionOf(type: string, context: CommandContext): Promise<AnyBrokerDefinition> {
-  const configuration = await configurationIfAny(context);
+  const configuration = await context.session.configurationIfAny();
   if (configuration !== undefined) return (await loadBrokers(configuration, [type])).get(type)!.definition;
   const packageName = Object.hasOwn(FIRST_PARTY_PACKAGES, type) ? FIRST_PARTY_PACKAGES[type]! : undefined;
   const found =
@@ -100,7 +99,7 @@ async function definitionOf(type: string, context: CommandContext): Promise<AnyB
 }
 
 async function installedDefinitions(context: CommandContext): Promise<AnyBrokerDefinition[]> {
-  const configuration = await configurationIfAny(context);
+  const configuration = await context.session.configurationIfAny();
   const known = await loadListedBrokers(configuration);
   for (const [type, packageName] of Object.entries(FIRST_PARTY_PACKAGES)) {
     if (known.has(type)) continue;

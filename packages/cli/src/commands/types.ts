@@ -1,7 +1,6 @@
-import { escapePath, StowageError } from "@stowage/core";
+import { escapePath } from "@stowage/core";
 import type { Command } from "commander";
 import { FIRST_PARTY_PACKAGES, type KnownBroker, loadFirstParty, loadListedBrokers } from "../lib/brokers.ts";
-import type { Configuration } from "../lib/configuration.ts";
 import type { CommandContext, Start } from "../lib/context.ts";
 import { describeError } from "../lib/exit.ts";
 import { formatTable } from "../lib/format.ts";
@@ -22,8 +21,8 @@ Examples:
 }
 
 async function listTypes(context: CommandContext): Promise<undefined> {
-  const { output, workingDirectory } = context;
-  const configuration = await configurationIfAny(context);
+  const { output, workingDirectory, session } = context;
+  const configuration = await session.configurationIfAny();
   const known = await loadListedBrokers(configuration);
   const rows: string[][] = [];
   const remarks: { type: string; remark: string; record: object }[] = [];
@@ -61,15 +60,4 @@ async function listTypes(context: CommandContext): Promise<undefined> {
 function describeOrigin({ origin, version, file }: KnownBroker, workingDirectory: string): string {
   const name = version === undefined ? origin : `${origin} ${version}`;
   return file === undefined ? name : `${escapePath(name)}  ${displayPath(file, workingDirectory)}`;
-}
-
-/** Types can be asked for where there is no configuration yet; one that is there must be right. */
-export async function configurationIfAny({ session, options }: CommandContext): Promise<Configuration | undefined> {
-  try {
-    return await session.configuration();
-  } catch (error) {
-    const isMissing = StowageError.is(error) && error.message.startsWith("no stowage.yaml");
-    if (isMissing && options.config === undefined) return undefined;
-    throw error;
-  }
 }

@@ -2,7 +2,7 @@ import { type AnyBrokerDefinition, escapePath, StowageError, validateWorkspace }
 import type { Command } from "commander";
 import { parseWorkspaceName } from "../lib/address.ts";
 import { mapConcurrently } from "../lib/concurrently.ts";
-import { type Configuration, findWorkspace } from "../lib/configuration.ts";
+import { type Configuration, findWorkspace, withoutConsequences } from "../lib/configuration.ts";
 import type { CommandContext, Start } from "../lib/context.ts";
 import { EXIT_CODES } from "../lib/exit.ts";
 import { formatCount } from "../lib/format.ts";
@@ -102,7 +102,12 @@ async function check(name: string, configuration: Configuration, flags: Flags, {
     { ...resolveRelativePaths(workspace, configuration.folder), name },
     { brokers: definitions, volumePath: session.volumePath(name), deadlineMs: flags.timeout, signal },
   );
-  return { workspace: name, type, errors: errors.map(locate), warnings: warnings.map(locate) };
+  return {
+    workspace: name,
+    type,
+    errors: withoutConsequences(errors, ({ description }) => description).map(locate),
+    warnings: warnings.map(locate),
+  };
 }
 
 function tell({ workspace, type, errors, warnings }: Result, { output }: CommandContext): void {

@@ -102,16 +102,9 @@ export async function loadListedBrokers(configuration: Configuration | undefined
 async function loadModuleBrokers(specifier: string, folder: string, where: string): Promise<KnownBroker[]> {
   let loaded: LoadedModule;
   try {
-    loaded = await importFrom(specifier, pathToFileURL(join(folder, "stowage.yaml")).href);
+    loaded = await importModule(specifier, pathToFileURL(join(folder, "stowage.yaml")).href);
   } catch (error) {
-    if (isNotInstalled(error, specifier)) {
-      const remedy = isPath(specifier)
-        ? "check the path; it begins at the configuration's folder"
-        : `in "${folder}" run: npm install ${packageOf(specifier)}`;
-      throw invalid(`${where}: the broker module "${escapePath(specifier)}" was not found; ${remedy}`, error);
-    }
-    const broken = brokenModule(specifier, error);
-    throw invalid(`${where}: ${broken.message}`, error);
+    throw StowageError.is(error) ? new StowageError(`${where}: ${error.message}`, { code: error.code, cause: error }) : error;
   }
   const brokers = await definitionsOf(loaded, specifier);
   if (brokers.length === 0) {
@@ -140,8 +133,22 @@ export interface LoadedModule {
 
 let imports = 0;
 
-/** Imports `specifier` as a module at the URL `parent` would: `createRequire` would not see packages that only `import` may have. */
-export async function importFrom(specifier: string, parent: string): Promise<LoadedModule> {
+/** Imports what a person has named, as a module at the URL `parent` would. Throws `INVALID_CONFIGURATION` with what to do. */
+export async function importModule(specifier: string, parent: string): Promise<LoadedModule> {
+  try {
+    return await importFrom(specifier, parent);
+  } catch (error) {
+    if (!isNotInstalled(error, specifier)) throw brokenModule(specifier, error);
+    const folder = dirname(fileURLToPath(parent));
+    const remedy = isPath(specifier)
+      ? `check the path; it begins at "${folder}"`
+      : `in "${folder}" run: npm install ${packageOf(specifier)}`;
+    throw invalid(`the module "${escapePath(specifier)}" was not found; ${remedy}`, error);
+  }
+}
+
+/** `createRequire` would not see packages that only `import` may have. */
+async function importFrom(specifier: string, parent: string): Promise<LoadedModule> {
   const wanted = `stowage-import:${imports++}`;
   let url = "";
   const hooks = registerHooks({

@@ -147,6 +147,19 @@ export function findWorkspace(configuration: Configuration, name: string): Reado
   });
 }
 
+/**
+ * Of the problems that a configuration has, those that a person must act upon: a key that is missing because it is misspelt is one
+ * mistake, not two. `describe` gives `path: what is wrong`.
+ */
+export function withoutConsequences<T>(problems: readonly T[], describe: (problem: T) => string): T[] {
+  const meant = new Set<string>();
+  for (const problem of problems) {
+    const [, path, hint] = /^(.*?)[^.[\]]+: unknown key \(did you mean "([^"]+)"\?\)/.exec(describe(problem)) ?? [];
+    if (hint !== undefined) meant.add(`${path}${hint}: is required`);
+  }
+  return problems.filter((problem) => ![...meant].some((text) => describe(problem).startsWith(text)));
+}
+
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }

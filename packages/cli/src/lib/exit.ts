@@ -1,7 +1,7 @@
 import { escapePath, StowageError } from "@stowage/core";
 import { systemErrorCode } from "@stowage/core/broker";
 import { EXIT_CODES, exitCodeOf } from "@stowage/jobs";
-import type { Output } from "./output.ts";
+import { type Output, printable } from "./output.ts";
 
 export { EXIT_CODES };
 
@@ -48,14 +48,6 @@ function linesOf(text: string): string[] {
     .split(/\n(?:\s*- )?/)
     .map((line) => printable(line.trim()))
     .filter((line) => line !== "");
-}
-
-/** A backend's words may hold what moves the cursor; paths in our own messages are escaped already. */
-function printable(text: string): string {
-  return text.replace(
-    /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu,
-    (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`,
-  );
 }
 
 /** Tells of an error: a line on standard error for each thing that is wrong, with --json a record too. Gives the exit code. */

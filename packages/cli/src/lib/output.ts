@@ -1,5 +1,3 @@
-import { stripVTControlCharacters } from "node:util";
-
 export type Style = "bold" | "dim" | "red" | "green" | "yellow" | "cyan";
 
 const STYLES: Readonly<Record<Style, number>> = { bold: 1, dim: 2, red: 31, green: 32, yellow: 33, cyan: 36 };
@@ -146,7 +144,10 @@ export function shorten(text: string, columns: number): string {
   return `${text.slice(0, head)}…${text.slice(text.length - (columns - 1 - head))}`;
 }
 
-/** How wide a text is when it is printed; for texts without wide letters. */
-export function printedLength(text: string): number {
-  return stripVTControlCharacters(text).length;
+/** Somebody else's words (a backend's, a program's), with everything escaped that moves the cursor or turns the text round. Tabs stay. */
+export function printable(text: string): string {
+  return text.replace(
+    /[\u0000-\u0008\u000a-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu,
+    (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`,
+  );
 }

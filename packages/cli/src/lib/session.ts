@@ -2,7 +2,7 @@ import { resolve } from "node:path";
 import { openWorkspace, StowageError, type Workspace, type WorkspaceConfig } from "@stowage/core";
 import { didYouMean } from "@stowage/core/broker";
 import { type KnownBroker, loadBrokers } from "./brokers.ts";
-import { type Configuration, findWorkspace, loadConfiguration } from "./configuration.ts";
+import { type Configuration, findConfiguration, findWorkspace, loadConfiguration, withoutConsequences } from "./configuration.ts";
 import type { GlobalOptions } from "./context.ts";
 import type { Output } from "./output.ts";
 import { resolveRelativePaths } from "./relative-paths.ts";
@@ -10,6 +10,8 @@ import { resolveRelativePaths } from "./relative-paths.ts";
 /** The configuration and the workspaces of one run of the command; each is loaded when it is first asked for. */
 export interface Session {
   configuration(): Promise<Configuration>;
+  /** `undefined` where there is none and nobody named one; one that is there must be right. */
+  configurationIfAny(): Promise<Configuration | undefined>;
   /** The definitions that these types need; see `loadBrokers`. */
   brokers(types: Iterable<string>): Promise<Map<string, KnownBroker>>;
   /** The same workspace for the same name. */
@@ -29,10 +31,15 @@ export interface SessionInit {
 export function createSession(init: SessionInit): Session {
   const { options, workingDirectory, signal, output } = init;
   const opened = new Map<string, Promise<Workspace>>();
+  const explicitPath = options.config ?? (process.env.STOWAGE_CONFIG || undefined);
   let configuration: Promise<Configuration> | undefined;
 
   const session: Session = {
     configuration: () => (configuration ??= load()),
+    configurationIfAny: async () => {
+      if (explicitPath === undefined && (await findConfiguration(workingDirectory)) === undefined) return undefined;
+      return session.configuration();
+    },
     brokers: async (types) => loadBrokers(await session.configuration(), types),
     open: (name) => {
       let workspace = opened.get(name);
@@ -64,7 +71,6 @@ export function createSession(init: SessionInit): Session {
   };
 
   async function load(): Promise<Configuration> {
-    const explicitPath = options.config ?? (process.env.STOWAGE_CONFIG || undefined);
     const loaded = await loadConfiguration({ explicitPath, workingDirectory });
     for (const name of options.volume?.keys() ?? []) {
       if (loaded.workspaces.has(name)) continue;
@@ -112,15 +118,18 @@ export function brokerTypeOf(workspace: Readonly<Record<string, unknown>>): stri
 }
 
 /** Puts the place in the configuration before an error that is about it; one line for each thing that is wrong. */
-export function locateError(error: unknown, configuration: Configuration, workspace: string): unknown {
+export function locateError(error: unknown, configuration: Pick<Configuration, "locate">, workspace: string): unknown {
   if (!StowageError.is(error) || !ABOUT_CONFIGURATION.has(error.code) || LOCATED.test(error.message)) return error;
   const { problems } = error as { readonly problems?: readonly { readonly path: readonly PropertyKey[] }[] };
   const locate = (keys: readonly PropertyKey[]): string => configuration.locate(["workspaces", workspace, ...keys]);
   const described = error.message.split("\n- ");
-  const lines =
-    problems === undefined || described.length !== problems.length + 1
-      ? [`${locate(problems?.[0]?.path ?? (error.code === "UNKNOWN_BROKER_TYPE" ? ["broker", "type"] : []))}: ${error.message}`]
-      : problems.map(({ path }, index) => `${locate(path)}: the workspace "${workspace}": ${described[index + 1]}`);
+  let lines: string[];
+  if (problems === undefined || described.length !== problems.length + 1) {
+    lines = [`${locate(problems?.[0]?.path ?? (error.code === "UNKNOWN_BROKER_TYPE" ? ["broker", "type"] : []))}: ${error.message}`];
+  } else {
+    const all = problems.map(({ path }, index) => ({ path, text: described[index + 1]! }));
+    lines = withoutConsequences(all, ({ text }) => text).map(({ path, text }) => `${locate(path)}: the workspace "${workspace}": ${text}`);
+  }
   return new StowageError(lines.join("\n"), { code: error.code, workspace, cause: error });
 }
 
