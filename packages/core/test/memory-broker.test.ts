@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises";
+import { appendFile, mkdtemp, readdir, readFile, rm, stat, truncate, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -135,6 +135,20 @@ describe("uploads and downloads", () => {
     await expect(broker.moveFile({ file: storedFile("a"), newPath: "b" as FilePath }, operationContext())).rejects.toEqual(
       code("FILE_NOT_FOUND"),
     );
+  });
+
+  test("a source that is cut or changed while it is read is an error, and nothing is stored", async () => {
+    const localPath = join(folder, "in");
+    for (const [change, expected] of [
+      [() => truncate(localPath, 10), "SHORT_SOURCE"],
+      [() => appendFile(localPath, "more"), "SOURCE_CHANGED"],
+      [() => utimes(localPath, 1, 1), "SOURCE_CHANGED"],
+    ] as const) {
+      await writeFile(localPath, Buffer.alloc(2_000_000));
+      const context = operationContext({ throttle: async () => void (await change()) });
+      await expect(broker.uploadFile({ file: storedFile("a"), localPath }, context)).rejects.toEqual(code(expected));
+      expect(await broker.statFile(storedFile("a"), operationContext())).toBeUndefined();
+    }
   });
 
   test("an abort between two chunks ends an upload with nothing stored, a download with nothing left", async () => {
@@ -308,6 +322,15 @@ describe("listings", () => {
       }),
       { numRuns: 100 },
     );
+  });
+
+  test("a listing sees what came since the one before", async () => {
+    await put("b", "");
+    expect(await list("")).toEqual(["b"]);
+    await put("a", "");
+    expect(await list("")).toEqual(["a", "b"]);
+    await broker.moveFile({ file: storedFile("b"), newPath: "c" as FilePath }, operationContext());
+    expect(await list("")).toEqual(["a", "c"]);
   });
 
   test("a listing survives files that come and go meanwhile, and ends on abort", async () => {

@@ -27,6 +27,7 @@ test("a short name is found by one slip, not by two", () => {
   expect(nearestName("s4", ["s3", "nfs"])).toBe("s3");
   expect(nearestName("hots", ["host", "s3"])).toBe("host");
   expect(nearestName("xy", ["s3"])).toBeUndefined();
+  expect(nearestName("a", ["b"])).toBeUndefined();
 });
 
 test("the hint is a question, or nothing", () => {

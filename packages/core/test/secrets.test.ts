@@ -55,6 +55,11 @@ describe("the mark", () => {
     expect(find(schema, value)).toEqual(["list.0.key", "pair.1", "pair.2", "byName.x", "auth.token", "all.a"]);
   });
 
+  test("is found below a schema that leads to itself", () => {
+    const odd: z.ZodType = z.lazy(() => z.union([odd, z.object({ key: secret(z.string()), inner: odd })]));
+    expect(find(odd, { key: "a", inner: { key: "b" } })).toEqual(["key", "inner.key"]);
+  });
+
   test("keeps what else the schema says of itself", () => {
     expect(secret(z.string().describe("The key.")).meta()).toEqual({ description: "The key.", writeOnly: true });
   });
@@ -89,6 +94,11 @@ describe("a redactor", () => {
         expect(redacted.replace(MASK, "").length).toBeLessThan("Authorization: Basic ".length + user.length + end.length + 12);
       }
     }
+  });
+
+  test("finds a secret in URLs whichever characters were left as they are", () => {
+    const odd = createRedactor(["it's/a(b)!"]);
+    for (const text of ["it's%2Fa(b)!", "it's%2fa(b)!", "it%27s%2Fa%28b%29%21", "it%27s%2fa%28b%29%21"]) expect(odd(text)).toBe(MASK);
   });
 
   test("removes a secret that begins another one, whole", () => {

@@ -106,6 +106,7 @@ describe("what is wrong is said with its place and a remedy", () => {
     ["a limit that is a fraction", { ...valid, limits: { files: 1.5 } }, /^limits\.files: expected a/],
     ["a base URL that is none", { ...valid, baseUrl: "files" }, /^baseUrl: must be an http or https URL without user, query and fragment/],
     ["a base URL with a password", { ...valid, baseUrl: "https://me:hunter2@example.org" }, /^baseUrl: must be an http or https URL/],
+    ["a base URL with a user", { ...valid, baseUrl: "https://token@example.org" }, /^baseUrl: must be an http or https URL/],
     ["a base URL with a query", { ...valid, baseUrl: "https://example.org/?a=1" }, /^baseUrl: must be an http or https URL/],
     ["a base URL of a file", { ...valid, baseUrl: "file:///data" }, /^baseUrl: must be an http or https URL/],
     ["an unknown version", { ...valid, version: "2" }, 'version: version "2" is not supported; write "1"'],
@@ -276,6 +277,13 @@ describe("schemas of brokers in all their forms", () => {
     expect(await broken(schema, { target: { sever: "x" } })).toEqual([
       "broker.target.server: is required (a string)",
       'broker.target.sever: unknown key (did you mean "server"?)',
+    ]);
+    const places = z.strictObject({
+      place: z.union([z.strictObject({ host: z.string(), port: z.number() }), z.strictObject({ file: z.string() })]),
+    });
+    expect(await broken(places, { place: { flie: "/f" } })).toEqual([
+      "broker.place.file: is required (a string)",
+      'broker.place.flie: unknown key (did you mean "file"?)',
     ]);
     expect(await broken(schema, { target: 3 })).toEqual(["broker.target: expected a string or an object, found a number"]);
     expect(await broken(schema, {})).toEqual(["broker.target: is required (a string or an object)"]);

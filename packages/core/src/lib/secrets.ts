@@ -175,7 +175,7 @@ const SHORTEST_REDACTED = 4;
  */
 export function createRedactor(values: Iterable<string>): (text: string) => string {
   const forms = new Set<string>();
-  for (const value of values) for (const form of formsOf(value)) if (form.length >= SHORTEST_REDACTED) forms.add(form);
+  for (const value of values) for (const form of formsOf(value)) forms.add(form);
   if (forms.size === 0) return (text) => text;
   // The longest first: a secret that begins another one must not leave the other's end.
   const sorted = [...forms].sort((left, right) => right.length - left.length);

@@ -74,9 +74,8 @@ async function askBroker(
     return { errors: [{ name: "invalid_volume", description: `the broker cannot name its volume: ${messageOf(error)}` }], warnings: [] };
   }
   if (definition.validate === undefined) return { errors: [], warnings: [] };
-  const { validate } = definition;
   try {
-    const answer = await limit.race((async () => validate(brokerConfig, { signal: limit.signal, volumePath }))());
+    const answer = await limit.race(definition.validate(brokerConfig, { signal: limit.signal, volumePath }));
     if (answer === TOO_LATE) {
       return {
         errors: [],
@@ -166,10 +165,7 @@ function limitTime(milliseconds: number, signal: AbortSignal | undefined): TimeL
   else signal?.addEventListener("abort", onAbort, { once: true });
   return {
     signal: controller.signal,
-    async race(promise) {
-      promise.catch(() => undefined);
-      return Promise.race([ended, promise]);
-    },
+    race: (promise) => Promise.race([ended, promise]),
     cancelled: (error) => cancellation !== undefined && error === cancellation,
     end() {
       clearTimeout(timer);

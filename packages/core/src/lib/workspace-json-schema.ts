@@ -101,16 +101,11 @@ function withType(schema: JsonSchema, type: string, defs: Record<string, unknown
     const { $ref: _replaced, ...rest } = schema;
     return withType({ ...(defs[$ref.slice("#/$defs/".length)] as JsonSchema), ...rest }, type, defs);
   }
-  const branched = {
+  return {
     ...schema,
     ...(Array.isArray(schema.anyOf) && { anyOf: inAll(schema.anyOf) }),
     ...(Array.isArray(schema.oneOf) && { oneOf: inAll(schema.oneOf) }),
     ...(Array.isArray(schema.allOf) && { allOf: inAll(schema.allOf) }),
-  };
-  const isUnion = Array.isArray(schema.anyOf) || Array.isArray(schema.oneOf) || Array.isArray(schema.allOf);
-  if (isUnion && schema.properties === undefined) return branched;
-  return {
-    ...branched,
     type: "object",
     properties: { type: { const: type }, ...(schema.properties as object | undefined) },
     required: ["type", ...((schema.required as string[] | undefined) ?? [])],
