@@ -96,7 +96,8 @@ export class PosixFixture {
   }
 
   async remove(): Promise<void> {
-    for (const operations of this.#opened) await operations.close();
+    // The last opened first: in a child's way of working each gives back the umask that it found.
+    for (const operations of this.#opened.reverse()) await operations.close();
     for (const directory of this.#mounts.reverse()) execFileSync("umount", ["-l", directory], { stdio: "pipe" });
     if (lstatSync(this.folder, { throwIfNoEntry: false }) !== undefined) rmSync(this.folder, { recursive: true, force: true });
   }

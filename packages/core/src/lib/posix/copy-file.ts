@@ -189,6 +189,8 @@ async function copyAndFollow(source: SourceFile, target: OpenFile, check: Conten
 
 interface KernelCopy {
   readonly isDone: boolean;
+  /** Rejects with what made the copy fail. */
+  readonly end: Promise<void>;
   /** Waits for the end of the copy, an abort or some milliseconds. */
   pause(milliseconds: number): Promise<void>;
   /** Throws when the source has become shorter: the kernel's copy then turns for ever at its end. */
@@ -217,6 +219,7 @@ async function watchKernelCopy(
       get isDone() {
         return isDone;
       },
+      end: copying,
       async pause(milliseconds) {
         signal.throwIfAborted();
         if (isDone) return;
@@ -283,6 +286,8 @@ async function followCopy(
         turned = performance.now();
       }
     }
+    // A full disk ends it early, too: that comes first.
+    await copy.end;
     if (position !== source.stats.size) throw changedSource(source, position);
   } finally {
     giveBuffer(buffer);
