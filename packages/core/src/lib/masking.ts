@@ -2,7 +2,7 @@ import { type ConfigProblem, ConfigurationError } from "./config-error.ts";
 import { type BrokerSource, findDefinition } from "./registry.ts";
 import { declaresKeys, isPlainObject, KEEP, mapValues, schemasAt } from "./schema-walk.ts";
 import { isMasked, isSecret, isSecretSource, MASK } from "./secrets.ts";
-import { KNOWN_SETTINGS, type WorkspaceConfig } from "./workspace-config.ts";
+import { settingsSchemas, type WorkspaceConfig } from "./workspace-config.ts";
 
 export interface MaskOptions {
   /** Where the broker's type is looked up. Defaults to the default registry. */
@@ -18,7 +18,7 @@ export function maskWorkspaceConfig<Config extends WorkspaceConfig>(config: Conf
   const { config: schema } = findDefinition(options.brokers, isPlainObject(config.broker) ? config.broker.type : "");
   return mapValues(config, (value, [first, ...path]) => {
     if (value === undefined || value === null || first === undefined) return KEEP;
-    if (first !== "broker") return path.length > 0 || KNOWN_SETTINGS.includes(String(first)) ? KEEP : MASK;
+    if (first !== "broker") return path.length > 0 || settingsSchemas().keys.includes(String(first)) ? KEEP : MASK;
     if (path.length === 0 || (path.length === 1 && path[0] === "type")) return KEEP;
     const schemas = schemasAt(schema, path);
     if (isSecret(schemas)) return isSecretSource(value) ? KEEP : MASK;

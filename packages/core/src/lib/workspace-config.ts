@@ -46,39 +46,52 @@ export function isWorkspaceName(name: string): boolean {
 
 const nameMessage = "must be 1 to 64 letters, digits, dots, underscores or dashes, the first a letter or digit";
 
-const settingsSchema = z
-  .strictObject({
-    version: z.literal(["1", 1]).optional().describe("Version of this format."),
-    name: z.string().regex(WORKSPACE_NAME, nameMessage).describe("Names the workspace in addresses, errors and container paths."),
-    title: z.string().optional().describe("For people."),
-    description: z.string().optional().describe("For people."),
-    baseUrl: z
-      .string()
-      .refine(isBaseUrl, "must be an http or https URL without user, query and fragment, such as https://files.example.org/data")
-      .optional()
-      .describe("Where the files are served over HTTP."),
-    readOnly: z.boolean().optional().describe("Refuse every change. Defaults to false."),
-    moveEnabled: z.boolean().optional().describe("Whether files may be moved. Defaults to true."),
-    archived: z.boolean().optional().describe("Refuse every transfer. Defaults to false."),
-    limits: z
-      .strictObject({
-        files: z.int().positive().optional().describe("Files that move at once."),
-        memoryBytes: z.int().positive().optional().describe("Bytes of buffers in use at once."),
-        bytesPerSecond: z.number().positive().optional().describe("Bandwidth."),
-      })
-      .optional()
-      .describe("Limits of this workspace alone."),
-  })
-  .describe("A workspace: a place where files live.");
+export interface SettingsSchemas {
+  /** Everything of a configuration but `broker`, whose options are its definition's to parse. */
+  readonly settings: z.ZodType<WorkspaceSettings, WorkspaceSettings>;
+  /** Only for its keys: `broker` is one of them. */
+  readonly withBroker: z.ZodType;
+  /** The keys that a configuration may have. */
+  readonly keys: readonly string[];
+}
 
-/** Everything of a configuration but `broker`, whose options are its definition's to parse. */
-export const workspaceSettingsSchema: z.ZodType<WorkspaceSettings, WorkspaceSettings> = settingsSchema;
+let schemas: SettingsSchemas | undefined;
 
-// Only for its keys: `broker` is one of them.
-const withBroker = z.strictObject({ ...settingsSchema.shape, broker: z.unknown() });
+/** Made at first use: who imports this package and opens nothing does not wait for it. */
+export function settingsSchemas(): SettingsSchemas {
+  schemas ??= makeSettingsSchemas();
+  return schemas;
+}
 
-/** The keys that a configuration may have. */
-export const KNOWN_SETTINGS: readonly string[] = Object.keys(withBroker.shape);
+function makeSettingsSchemas(): SettingsSchemas {
+  const settings = z
+    .strictObject({
+      version: z.literal(["1", 1]).optional().describe("Version of this format."),
+      name: z.string().regex(WORKSPACE_NAME, nameMessage).describe("Names the workspace in addresses, errors and container paths."),
+      title: z.string().optional().describe("For people."),
+      description: z.string().optional().describe("For people."),
+      baseUrl: z
+        .string()
+        .refine(isBaseUrl, "must be an http or https URL without user, query and fragment, such as https://files.example.org/data")
+        .optional()
+        .describe("Where the files are served over HTTP."),
+      readOnly: z.boolean().optional().describe("Refuse every change. Defaults to false."),
+      moveEnabled: z.boolean().optional().describe("Whether files may be moved. Defaults to true."),
+      archived: z.boolean().optional().describe("Refuse every transfer. Defaults to false."),
+      limits: z
+        .strictObject({
+          files: z.int().positive().optional().describe("Files that move at once."),
+          memoryBytes: z.int().positive().optional().describe("Bytes of buffers in use at once."),
+          bytesPerSecond: z.number().positive().optional().describe("Bandwidth."),
+        })
+        .optional()
+        .describe("Limits of this workspace alone."),
+    })
+    .describe("A workspace: a place where files live.");
+
+  const withBroker = z.strictObject({ ...settings.shape, broker: z.unknown() });
+  return { settings, withBroker, keys: Object.keys(withBroker.shape) };
+}
 
 /** A configuration that has been read: everything in it holds. */
 export interface ReadWorkspaceConfig {
@@ -116,7 +129,7 @@ export async function readWorkspaceConfig(config: unknown, options: ReadConfigOp
   const problems: ConfigProblem[] = [];
   const { broker, ...rest } = config;
 
-  const settings = await z.safeParseAsync(workspaceSettingsSchema, rest);
+  const settings = await z.safeParseAsync(settingsSchemas().settings, rest);
   if (!settings.success) problems.push(...describeSettingsIssues(settings.error.issues, rest));
 
   const definition = readType(broker, options, problems);
@@ -214,9 +227,9 @@ function describeSettingsIssues(issues: readonly z.core.$ZodIssue[], value: Read
       return [{ name: "unsupported_version", path: ["version"], message: `version${found} is not supported; write "1"${scale}` }];
     }
     if (issue.code === "unrecognized_keys" && issue.path.length === 0) {
-      return describeIssues([issue], withBroker, { ...value, broker: {} });
+      return describeIssues([issue], settingsSchemas().withBroker, { ...value, broker: {} });
     }
-    return describeIssues([issue], workspaceSettingsSchema, value);
+    return describeIssues([issue], settingsSchemas().settings, value);
   });
 }
 

@@ -3,7 +3,7 @@ import type { AnyBrokerDefinition } from "./broker-definition.ts";
 import { type BrokerSource, listDefinitions } from "./registry.ts";
 import { isPlainObject } from "./schema-walk.ts";
 import { isSecret } from "./secrets.ts";
-import { workspaceSettingsSchema } from "./workspace-config.ts";
+import { settingsSchemas } from "./workspace-config.ts";
 
 /** A JSON Schema, draft 2020-12. Plain JSON. */
 export type JsonSchema = { readonly [keyword: string]: unknown };
@@ -16,7 +16,7 @@ export type JsonSchema = { readonly [keyword: string]: unknown };
 export function toWorkspaceJsonSchema(brokers?: BrokerSource | undefined): JsonSchema {
   const definitions = listDefinitions(brokers);
   const defs: Record<string, unknown> = {};
-  const { $schema, properties, required, ...settings } = convert(workspaceSettingsSchema);
+  const { $schema, properties, required, ...settings } = convert(settingsSchemas().settings);
   const branches = definitions.map((definition) => brokerBranch(definition, defs));
   return {
     $schema: $schema ?? "https://json-schema.org/draft/2020-12/schema",
