@@ -1,5 +1,5 @@
 // Mostly for the compiler: `tsc -p tsconfig.tests.json` fails when one of the errors that are expected here is none.
-import type { BrokerOptions } from "@stowage/core";
+import type { BrokerOptions, BrokerSource } from "@stowage/core";
 import {
   type AnyBrokerDefinition,
   addBrokerType,
@@ -97,6 +97,9 @@ test("without definitions, or with such whose types are forgotten, any options c
   check(() => openWorkspace(read));
   check(() => openWorkspace(read, { signal: AbortSignal.timeout(1) }));
   check(() => openWorkspace(read, { brokers: loaded }));
+  const source = loaded as BrokerSource;
+  check(() => openWorkspace(read, { brokers: source }));
+  check(() => openWorkspace(read, { brokers: createBrokerRegistry(loaded) }));
   check(() => openWorkspace({ name: "a", broker: { type: "anything", at: "all" } }));
   // @ts-expect-error a broker without a type
   check(() => openWorkspace({ name: "a", broker: {} }));

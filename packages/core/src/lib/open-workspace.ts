@@ -3,7 +3,7 @@ import type { Broker, OperationContext } from "./broker.ts";
 import type { AnyBrokerDefinition } from "./broker-definition.ts";
 import { BROKER_METHODS, type BrokerMember } from "./broker-methods.ts";
 import { createLimits, type Limits } from "./limits.ts";
-import type { BrokerRegistry } from "./registry.ts";
+import type { AnyBrokerRegistry, BrokerRegistry } from "./registry.ts";
 import { StowageError } from "./stowage-error.ts";
 import { Workspace } from "./workspace.ts";
 import { parseWorkspaceConfig, type ReadConfigOptions, type WorkspaceConfig } from "./workspace-config.ts";
@@ -30,7 +30,7 @@ export interface OpenWorkspaceOptions extends ReadConfigOptions {
  */
 export function openWorkspace<const D extends AnyBrokerDefinition>(
   config: WorkspaceConfig<D>,
-  options: OpenWorkspaceOptions & { readonly brokers: readonly D[] | BrokerRegistry<D> },
+  options: OpenWorkspaceOptions & { readonly brokers: readonly D[] | BrokerRegistry<D> | AnyBrokerRegistry },
 ): Promise<Workspace>;
 export function openWorkspace(
   config: WorkspaceConfig,
