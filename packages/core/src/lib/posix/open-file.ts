@@ -162,7 +162,7 @@ function openedSource(fd: number, path: string, side: "workspace" | "local", rea
 
 /** The state of what is at `path`, through links as for reading; `undefined` when nothing is, or what is there is no regular file. */
 export function statStoredFile(directories: PinnedDirectories, path: string): Stats | undefined {
-  let location: FileLocation | undefined = directories.locate(path);
+  let location: FileLocation | undefined = locateForStat(() => directories.locate(path));
   for (let attempt = 0; attempt < 8 && location !== undefined; attempt++) {
     const { directory, name } = location;
     try {
@@ -174,15 +174,15 @@ export function statStoredFile(directories: PinnedDirectories, path: string): St
     } finally {
       directories.release(directory);
     }
-    location = followForStat(directories, path);
+    location = locateForStat(() => directories.followLinks(path));
   }
   return undefined;
 }
 
 /** A circle of links, or one that leads to a directory, is no file: that is no error to whoever only asks whether there is one. */
-function followForStat(directories: PinnedDirectories, path: string): FileLocation | undefined {
+function locateForStat(locate: () => FileLocation | undefined): FileLocation | undefined {
   try {
-    return directories.followLinks(path);
+    return locate();
   } catch (error) {
     if (StowageError.is(error) && error.code === "NOT_A_FILE") return undefined;
     throw error;

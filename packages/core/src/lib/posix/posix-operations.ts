@@ -2,7 +2,7 @@ import { unlinkSync } from "node:fs";
 import { dirname } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { BatchResult, FileReader, FileWriter } from "../broker.ts";
-import { escapePath } from "../file-path.ts";
+import { escapePath, parseFilePath } from "../file-path.ts";
 import { StowageError } from "../stowage-error.ts";
 import { deleteFile, statFile } from "./delete-file.ts";
 import { downloadFile } from "./download-file.ts";
@@ -98,10 +98,12 @@ export function openPosixOperations(volume: PosixVolume, options: PosixOperation
     runBatch: (commands, hooks, settle) => runBatch(environment, commands, hooks, settle),
     async openRead(command, hooks) {
       directories.beginCall();
+      parseFilePath(command.file.path);
       return onFreshHandles(environment, command.file.path, "open", () => openReader(environment, command, hooks));
     },
     async openWrite(command, hooks) {
       directories.beginCall();
+      parseFilePath(command.file.path);
       return onFreshHandles(environment, command.file.path, "write", () => openWriter(environment, command, hooks));
     },
     removeTemporary: (command) => removeTemporary(environment, command),
@@ -155,6 +157,9 @@ function* runOnFreshHandles(
 }
 
 function* stepsOf(environment: OperationEnvironment, command: PosixCommand, hooks: OperationHooks): Steps<unknown> {
+  // They were parsed where they came in. But this is the last place before the file system, and commands come through pipes.
+  parseFilePath(command.file.path);
+  if ("newPath" in command) parseFilePath(command.newPath);
   switch (command.verb) {
     case "upload":
       return yield* uploadFile(environment, command, hooks);
