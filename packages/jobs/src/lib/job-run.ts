@@ -1,21 +1,21 @@
 import { randomUUID } from "node:crypto";
-import { mkdir, readFile, rmdir } from "node:fs/promises";
-import { isAbsolute, join } from "node:path";
+import { readFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import { isSystemError, StowageError } from "@stowage/core/broker";
 import { EXIT_CODES, exitCodeOf } from "./exit-codes.ts";
-import { type JobDirectory, jobDirectory } from "./job-directory.ts";
-import { JobError } from "./job-error.ts";
+import type { JobDirectory } from "./job-directory.ts";
 import type { JobEvent, StepName, StepStatus } from "./job-event.ts";
-import { readJobManifest, type StagedJob } from "./job-manifest.ts";
+import { readJobManifest } from "./job-manifest.ts";
 import type { JobFailure, JobResult, StepResult, StoredOutput, UsedInput } from "./job-result.ts";
 import type { PreparedRun, RunReference, StartedHandle, StepExit } from "./job-runtime.ts";
-import { inputVariable, type JobSpec } from "./job-spec.ts";
-import { type Journal, openJournal } from "./journal.ts";
+import type { JobSpec } from "./job-spec.ts";
+import type { Journal } from "./journal.ts";
 import { type LogFile, openLogFile } from "./log-file.ts";
-import { emptyDirectory, removeTree } from "./remove-tree.ts";
+import { createStop, describeBadExit, mainEnvironment } from "./main-command.ts";
+import { makeEmptyDirectory, removeRunDirectory, type TakenDirectory, takeRunDirectory } from "./run-directory.ts";
 import type { ResolvedRunOptions } from "./run-job.ts";
-import { fingerprintJob, type MainRecord, type PostRecord, type RunLine, type RunState, replayRun } from "./run-journal.ts";
-import { acquireRunLock, type RunLock } from "./run-lock.ts";
+import { fingerprintJob, type MainRecord, type PostRecord, type RunLine, type RunState } from "./run-journal.ts";
+import type { RunLock } from "./run-lock.ts";
 import { describeFailure, describeStageFailure } from "./stage-failure.ts";
 import { isStagedIntact, stageIn } from "./stage-in.ts";
 import { type StageOutResult, stageOut } from "./stage-out.ts";
@@ -25,9 +25,6 @@ import { writeJsonFile } from "./write-json.ts";
 
 /** What a stage step has to clean up after itself when it is cancelled, before it is killed. */
 const STAGE_GRACE_MS = 5000;
-
-/** The longest time that a timer takes. */
-const MAXIMUM_TIMER_MS = 2 ** 31 - 1;
 
 /** One run of a job, from taking its directory to giving it back. */
 export class JobRun {
@@ -48,49 +45,26 @@ export class JobRun {
   #post: PostRecord = { unmatched: [], unmatchedCount: 0 };
   #failure: StageFailure | undefined;
 
-  private constructor(
-    spec: JobSpec,
-    options: ResolvedRunOptions,
-    holding: {
-      readonly layout: JobDirectory;
-      readonly lock: RunLock;
-      readonly journal: Journal<RunLine>;
-      readonly earlier: RunState | undefined;
-    },
-  ) {
+  private constructor(spec: JobSpec, options: ResolvedRunOptions, taken: TakenDirectory) {
     this.#spec = spec;
     this.#options = options;
-    this.#layout = holding.layout;
-    this.#lock = holding.lock;
-    this.#journal = holding.journal;
-    this.#earlier = holding.earlier;
-    this.#runId = holding.earlier?.run ?? options.runId ?? randomUUID();
-    this.#startedAt = holding.earlier === undefined ? new Date() : new Date(holding.earlier.startedAt);
+    this.#layout = taken.layout;
+    this.#lock = taken.lock;
+    this.#journal = taken.journal;
+    this.#earlier = taken.earlier;
+    this.#runId = taken.earlier?.run ?? options.runId ?? randomUUID();
+    this.#startedAt = taken.earlier === undefined ? new Date() : new Date(taken.earlier.startedAt);
   }
 
-  /** Takes the run's directory: waits for nobody, stops what a dead owner left running, and removes or keeps what it left there. */
+  /** Takes the run's directory, and with it the earlier run that is to be resumed. Throws `already-running` while another run has it. */
   static async begin(spec: JobSpec, options: ResolvedRunOptions): Promise<JobRun> {
-    const layout = jobDirectory(join(options.scratch, spec.name));
-    const lock = await acquireRunLock(layout.lock);
-    let journal: Journal<RunLine> | undefined;
+    const taken = await takeRunDirectory(spec, options);
+    const run = new JobRun(spec, options, taken);
     try {
-      journal = await openRunJournal(layout, options);
-      const known = replayRun(journal.lines);
-      if (known !== undefined) await stopEarlier(known, spec, layout, lock, options);
-      const earlier = options.resume === true ? known : undefined;
-      if (earlier !== undefined) assertResumable(earlier, spec, options);
-      else {
-        await journal.close();
-        await clearRunDirectory(layout);
-        journal = await openJournal<RunLine>(layout.journal);
-      }
-      const run = new JobRun(spec, options, { layout, lock, journal, earlier });
       await run.#writeBeginning();
       return run;
     } catch (error) {
-      await journal?.close();
-      await lock.release();
-      throw error;
+      return run.abandon(error);
     }
   }
 
@@ -131,8 +105,7 @@ export class JobRun {
       const isMainDone = this.#isMainDone();
       if (!(await this.#runPre(prepared, isMainDone))) return this.#skip("main", "post");
       if (isMainDone) {
-        this.#main = this.#earlier?.main;
-        this.#endStep("main", "reused");
+        this.#reuseMain();
       } else if (!(await this.#runMain(prepared))) {
         return this.#skip("post");
       }
@@ -249,6 +222,20 @@ export class JobRun {
     }
   }
 
+  #reuseMain(): void {
+    this.#main = this.#earlier?.main;
+    this.#endStep("main", "reused");
+    if (this.#main === undefined) return;
+    const error = describeBadExit({ status: "exited", ...this.#main }, this.#main.timedOut, this.#spec);
+    if (error !== undefined) this.#failMain(error, this.#main);
+  }
+
+  #failMain(error: unknown, main: MainRecord | undefined): void {
+    const own = main !== undefined && !main.timedOut ? main.exitCode : null;
+    const exitCode = own ?? exitCodeOf(error, "main");
+    this.#fail({ exitCode, isCancelled: false, failures: [describeFailure(error, "main")], refusals: [], refusalCount: 0 }, "main");
+  }
+
   /** Whether it is worth going on: the command has ended, however, by itself or by its time limit. */
   async #runMain(prepared: PreparedRun): Promise<boolean> {
     const { limits, workingDirectory } = this.#spec;
@@ -266,7 +253,7 @@ export class JobRun {
           role: "main",
           run: this.#reference(),
           command: this.#spec.command,
-          workingDirectory: resolveFrom(this.#options.baseDirectory, workingDirectory),
+          workingDirectory: resolve(this.#options.baseDirectory, workingDirectory ?? "."),
           environment: mainEnvironment(this.#spec, this.#runId, prepared.directory, staged),
         },
         {
@@ -307,24 +294,15 @@ export class JobRun {
         main,
       });
     }
-    const error = isCancelled ? cancelled() : exit === undefined ? problem : describeBadExit(exit, timedOut, this.#spec);
-    if (error === undefined) {
-      this.#endStep("main", "succeeded", times);
-      return true;
+    if (isCancelled) {
+      this.#fail(describeStageFailure(cancelled(), "main", true), "main");
+      this.#endStep("main", "cancelled", times);
+      return false;
     }
-    const exitCode = exit?.status === "exited" && !timedOut && exit.exitCode !== null ? exit.exitCode : exitCodeOf(error, "main");
-    this.#fail(
-      {
-        exitCode: isCancelled ? EXIT_CODES.interrupted : exitCode,
-        isCancelled,
-        failures: [describeFailure(error, "main")],
-        refusals: [],
-        refusalCount: 0,
-      },
-      "main",
-    );
-    this.#endStep("main", isCancelled ? "cancelled" : "failed", times);
-    return exit?.status === "exited" && !isCancelled;
+    const error = exit === undefined ? problem : describeBadExit(exit, timedOut, this.#spec);
+    if (error !== undefined) this.#failMain(error, this.#main);
+    this.#endStep("main", error === undefined ? "succeeded" : "failed", times);
+    return exit?.status === "exited";
   }
 
   async #takeOutput(stream: "stdout" | "stderr", chunk: Uint8Array, log: LogFile): Promise<void> {
@@ -520,155 +498,6 @@ export class JobRun {
   }
 }
 
-/** Removes what is left of a run once its files are gone; somebody who takes the directory meanwhile keeps it. */
-export async function removeRunDirectory(layout: JobDirectory, lock: RunLock): Promise<readonly string[]> {
-  const leftovers = await emptyDirectory(layout.state, ["lock"]);
-  if (leftovers.length > 0) return leftovers;
-  await lock.remove();
-  for (const directory of [layout.state, layout.path]) {
-    try {
-      await rmdir(directory);
-    } catch (error) {
-      if (!isSystemError(error, "ENOENT", "ENOTEMPTY", "EEXIST")) throw error;
-    }
-  }
-  return [];
-}
-
-async function openRunJournal(layout: JobDirectory, options: ResolvedRunOptions): Promise<Journal<RunLine>> {
-  try {
-    return await openJournal<RunLine>(layout.journal);
-  } catch (error) {
-    if (options.resume === true || !StowageError.is(error) || error.code !== "CONFLICT") throw error;
-    // Damaged, and nobody wants to resume it. What it started can still be found by its marks.
-    await options.runtime.sweep();
-    await removeTree(layout.journal);
-    return openJournal<RunLine>(layout.journal);
-  }
-}
-
-async function stopEarlier(
-  known: RunState,
-  spec: JobSpec,
-  layout: JobDirectory,
-  lock: RunLock,
-  options: ResolvedRunOptions,
-): Promise<void> {
-  if (known.started.length === 0) return;
-  const reference = { job: spec.name, runId: known.run, directory: layout.path, owner: known.owner ?? lock.owner };
-  const left = await options.runtime.stop(reference, known.started);
-  if (left.length === 0) return;
-  throw new StowageError(`what an earlier run left running cannot be stopped: ${left.join(", ")}; stop it by hand`, {
-    code: "UNAVAILABLE",
-  });
-}
-
-function assertResumable(earlier: RunState, spec: JobSpec, options: ResolvedRunOptions): void {
-  if (earlier.fingerprint !== fingerprintJob(spec)) {
-    throw new StowageError(`the job "${spec.name}" is not what it was when the run ${earlier.run} began; run it anew, without resuming`, {
-      code: "INVALID_ARGUMENT",
-    });
-  }
-  if (options.runId !== undefined && options.runId !== earlier.run) {
-    throw new StowageError(`the run to be resumed is ${earlier.run}, not ${options.runId}; leave the id out, or run the job anew`, {
-      code: "INVALID_ARGUMENT",
-    });
-  }
-}
-
-/** The journal goes first: a directory that is half empty must not be taken for a run that can be resumed. */
-async function clearRunDirectory(layout: JobDirectory): Promise<void> {
-  const leftovers = [...(await emptyDirectory(layout.state, ["lock"])), ...(await emptyDirectory(layout.path, [".stowage"]))];
-  if (leftovers.length === 0) return;
-  throw new StowageError(
-    `what an earlier run left cannot be removed: ${leftovers.slice(0, 5).join(", ")}; remove it, or give another scratch directory`,
-    {
-      code: "PERMISSION_DENIED",
-    },
-  );
-}
-
-async function makeEmptyDirectory(path: string): Promise<void> {
-  const leftovers = await removeTree(path);
-  if (leftovers.length > 0) {
-    throw new StowageError(`cannot empty "${path}": ${leftovers.slice(0, 5).join(", ")}`, { code: "PERMISSION_DENIED" });
-  }
-  await mkdir(path);
-}
-
-/** What the command finds in its environment, beside what the platform needs. */
-function mainEnvironment(spec: JobSpec, runId: string, directory: string, staged: StagedJob): Record<string, string> {
-  const { input, output, temporary, manifest } = jobDirectory(directory);
-  const environment: Record<string, string> = {
-    TMPDIR: temporary,
-    ...spec.environment,
-    STOWAGE_JOB: spec.name,
-    STOWAGE_RUN: runId,
-    STOWAGE_JOB_DIRECTORY: directory,
-    STOWAGE_JOB_MANIFEST: manifest,
-    STOWAGE_INPUT: input,
-    STOWAGE_OUTPUT: output,
-  };
-  for (const { name, kind, files } of staged.inputs) {
-    const [first] = files;
-    if (kind === "files") environment[inputVariable(name)] = join(input, name);
-    else if (first !== undefined) environment[inputVariable(name)] = join(directory, first.staged);
-  }
-  return environment;
-}
-
-interface Stop {
-  readonly signal: AbortSignal;
-  isTimedOut(): boolean;
-  end(): void;
-}
-
-/** Aborts when the caller does, or when the time is over. */
-function createStop(signal: AbortSignal | undefined, timeoutSeconds: number | undefined): Stop {
-  const controller = new AbortController();
-  const onAbort = (): void => controller.abort(signal?.reason);
-  if (signal?.aborted === true) onAbort();
-  else signal?.addEventListener("abort", onAbort, { once: true });
-  let timer: NodeJS.Timeout | undefined;
-  let timedOut = false;
-  const until = timeoutSeconds === undefined ? undefined : performance.now() + timeoutSeconds * 1000;
-  const arm = (): void => {
-    if (until === undefined) return;
-    const rest = until - performance.now();
-    timer = setTimeout(
-      () => {
-        if (rest > MAXIMUM_TIMER_MS) return arm();
-        timedOut = !controller.signal.aborted;
-        controller.abort(new JobError("the command ran into its time limit", { reason: "timed-out" }));
-      },
-      Math.max(1, Math.min(rest, MAXIMUM_TIMER_MS)),
-    );
-  };
-  arm();
-  return {
-    signal: controller.signal,
-    isTimedOut: () => timedOut,
-    end: () => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-    },
-  };
-}
-
-function describeBadExit(exit: StepExit, timedOut: boolean, { command, limits }: JobSpec): JobError | undefined {
-  if (exit.status === "not-started") return new JobError(exit.message, { reason: "command-not-started" });
-  const [program] = command;
-  if (timedOut) {
-    return new JobError(
-      `the command "${program}" ran into its time limit of ${limits.timeoutSeconds} s and was stopped; raise limits.timeoutSeconds or give it less to do`,
-      { reason: "timed-out" },
-    );
-  }
-  if (exit.signal !== null) return new JobError(`the command "${program}" was killed by ${exit.signal}`, { reason: "killed" });
-  if (exit.exitCode === 0) return undefined;
-  return new JobError(`the command "${program}" failed with exit code ${exit.exitCode}; see what it wrote`, { reason: "main-failed" });
-}
-
 function withoutPaths({ stdout, stderr }: JobResult["logs"]): JobResult["logs"] {
   return { stdout: stdout && { ...stdout, path: undefined }, stderr: stderr && { ...stderr, path: undefined } };
 }
@@ -679,11 +508,6 @@ function isSuccess(main: MainRecord | undefined): boolean {
 
 function cancelled(): StowageError {
   return new StowageError("the run was cancelled", { code: "CANCELLED" });
-}
-
-function resolveFrom(base: string, path: string | undefined): string {
-  if (path === undefined) return base;
-  return isAbsolute(path) ? path : join(base, path);
 }
 
 function now(): string {
