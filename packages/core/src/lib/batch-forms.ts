@@ -7,7 +7,7 @@ import type { TransferOptions } from "./transfer-options.ts";
 import type { Verb } from "./verb.ts";
 
 /** How long the caller's iterator is waited for when it is told to end, in milliseconds. */
-const INPUT_END_MS = 900;
+const INPUT_END_MS = 850;
 
 /** How long a group of a stream that could be larger is held back, in milliseconds. */
 const LINGER_MS = 2;

@@ -5,7 +5,7 @@ import type { Limits } from "./limits.ts";
 import { StowageError } from "./stowage-error.ts";
 
 /** How long after an abort a broker's call is waited for, in milliseconds. Callers are promised one second in all. */
-const SETTLEMENT_MS = 900;
+const SETTLEMENT_MS = 850;
 
 /** What an epilogue that begins when this time is over gets still. */
 const LEAST_EPILOGUE_MS = 50;
