@@ -13,7 +13,7 @@ for (let index = 0; index < 6; index++) {
   const localPath = join(folder, `${index}.bin`);
   await writeFile(localPath, "");
   await truncate(localPath, 4 * MEBIBYTE);
-  uploads.push({ file: `${index}.bin`, localPath });
+  uploads.push({ file: { path: `${index}.bin`, size: 4 * MEBIBYTE }, localPath });
 }
 
 const workspace = await openWorkspace(
@@ -39,7 +39,7 @@ try {
   console.log(`ended with ${error.code}: ${error.counts.done} done, ${error.counts.cancelled} cancelled, ${error.counts.failed} failed`);
   for (const outcome of error.outcomes) {
     const item = outcome.item as (typeof uploads)[number];
-    console.log(`  ${item.file}: ${outcome.status}${outcome.status === "done" ? `, verified by ${outcome.verified}` : ""}`);
+    console.log(`  ${item.file.path}: ${outcome.status}${outcome.status === "done" ? `, verified by ${outcome.verified}` : ""}`);
   }
   const left = [];
   for await (const { file } of workspace.listFiles()) left.push(file.path);

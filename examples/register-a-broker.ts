@@ -25,7 +25,7 @@ addBrokerType(dailyBroker);
 console.log(`known types: ${getBrokerTypes().join(", ")}; getBroker("daily").type is "${getBroker("daily").type}"`);
 
 const findings = await validateWorkspace({ name: "today", broker: { type: "daily", dya: "2026-11-21" } });
-console.log(`a misspelt key: ${findings.errors[0]?.description}`);
+console.log(`a misspelt key: ${findings.errors.map(({ description }) => description).join("; ")}`);
 
 const folder = await mkdtemp(join(tmpdir(), "stowage-example-"));
 const workspace = await openWorkspace({ name: "today", broker: { type: "daily", day: "2026-11-21" } });
