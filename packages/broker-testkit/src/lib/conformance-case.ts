@@ -44,6 +44,8 @@ export interface ConformanceCase {
   readonly needs: readonly Need[];
   /** A reason for which the case cannot run where it stands, if there is one. */
   readonly skip?: ((subject: Subject) => string | undefined) | undefined;
+  /** It measures or changes something of the whole process: nothing may run beside it. Defaults to false. */
+  readonly exclusive?: boolean | undefined;
   /** Defaults to 60,000. */
   readonly timeoutMs?: number | undefined;
   run(harness: Harness): Promise<void>;

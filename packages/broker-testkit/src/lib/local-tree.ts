@@ -1,5 +1,6 @@
 import { execFile } from "node:child_process";
-import { mkdir, opendir, readdir, writeFile } from "node:fs/promises";
+import { writeFileSync } from "node:fs";
+import { mkdir, opendir, readdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { SeedFile } from "./conformance-target.ts";
 
@@ -31,7 +32,8 @@ export async function writeSeedFiles(directory: string, files: Iterable<SeedFile
       await mkdir(parent, { recursive: true });
       made.add(parent);
     }
-    await writeFile(target, bytes);
+    // For thousands of small files this is many times quicker than the thread pool.
+    writeFileSync(target, bytes);
   }
 }
 

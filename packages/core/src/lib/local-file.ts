@@ -71,7 +71,8 @@ export async function openLocalSource(localPath: string): Promise<LocalSource> {
   try {
     const stats = await handle.stat({ bigint: true });
     if (!stats.isFile()) throw notAFile(localPath);
-    return { handle, size: Number(stats.size), modified: stats.mtime, stats };
+    // Rounded, as plain `Stats` are: the date of `BigIntStats` is cut, and a time that was set in milliseconds may lie a hair below its own.
+    return { handle, size: Number(stats.size), modified: new Date(Math.round(Number(stats.mtimeNs) / 1e6)), stats };
   } catch (error) {
     await handle.close();
     throw error;

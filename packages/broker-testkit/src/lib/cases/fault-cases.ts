@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { readdir } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { lstat, readdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { createLimits, type Outcome, type Workspace } from "@stowage/core";
 import { type Broker, type OperationContext, StowageError, type StowageErrorCode, sleep, wrapBroker } from "@stowage/core/broker";
@@ -131,12 +132,15 @@ const cases: readonly CaseOfGroup[] = [
       const abortedAt = performance.now();
       const outcomes = await settled;
       assert.ok(performance.now() - abortedAt < SETTLE_MS, "within a second");
-      assert.deepEqual(
-        outcomes.map(({ status }) => status),
-        ["cancelled", "cancelled"],
-      );
-      for (const outcome of outcomes) assert.ok(outcome.status === "cancelled" && outcome.leftovers.length === 0, "nothing is left over");
-      assert.deepEqual(await harness.list(), []);
+      const stored = await harness.list();
+      for (const [index, outcome] of outcomes.entries()) {
+        // Where a file moves in one step it may be whole already; then it must be said so.
+        assert.ok(outcome.status === "cancelled" || outcome.status === "done", `item ${index} is ${outcome.status}`);
+        assert.equal(stored.includes(index === 0 ? "a" : "b"), outcome.status === "done", `item ${index} is ${outcome.status}`);
+        if (outcome.status === "cancelled") assert.deepEqual(outcome.leftovers, [], "nothing is left over");
+      }
+      const left = (await harness.rawNames())?.filter((name) => !stored.includes(name));
+      assert.deepEqual(left ?? [], [], "nothing is left behind");
     },
   },
   {
@@ -169,7 +173,8 @@ const cases: readonly CaseOfGroup[] = [
       await reader.close();
       assert.ok(performance.now() - abortedAt < SETTLE_MS, "within a second");
       // A reader that had given everything in its first chunk had nothing left to stop.
-      if (error === undefined) assert.deepEqual({ bytes, bytesAfter }, { bytes: reader.size, bytesAfter: 0 }, "the reader went on, or ended early");
+      if (error === undefined)
+        assert.deepEqual({ bytes, bytesAfter }, { bytes: reader.size, bytesAfter: 0 }, "the reader went on, or ended early");
     },
   },
   {
@@ -243,21 +248,28 @@ const cases: readonly CaseOfGroup[] = [
             methods: {
               // The peer goes silent as soon as the broker asks for bytes.
               downloadFile: (next, download, context) =>
-                next(download, { ...context, throttle: () => sleep(60_000, context.signal), progress: () => undefined }),
+                next(download, { ...context, throttle: () => silence(context.signal), progress: () => undefined }),
             },
           }),
       });
+      const silence = async (signal: AbortSignal): Promise<void> => {
+        wasThereAlready ||= existsSync(download.localPath);
+        await sleep(60_000, signal);
+      };
+      let wasThereAlready = false;
       const download = { file: "one", localPath: harness.localPath() };
       const options = { retry: { attempts: 1 } } as const;
       const started = performance.now();
-      await expectFailed(workspace.downloadFiles([download], { ...options, stallTimeoutMs: 250 }), "a stalled download", "STALLED");
+      const stalled = await outcomesOf(workspace.downloadFiles([download], { ...options, stallTimeoutMs: 250 }));
+      if (wasThereAlready) return harness.skip("the broker asks for bytes when they have moved already: nothing can be stalled from here");
+      await expectFailed(Promise.resolve(stalled), "a stalled download", "STALLED");
       await expectFailed(
         workspace.downloadFiles([download], { ...options, deadline: new Date(Date.now() + 250) }),
         "a download with a deadline",
         "TIMEOUT",
       );
       assert.ok(performance.now() - started < 2 * SETTLE_MS + 500, "both within a second of their time");
-      await assert.rejects(readdir(download.localPath), { code: "ENOENT" });
+      await assert.rejects(lstat(download.localPath), { code: "ENOENT" }, "nothing is left at the local path");
     },
   },
   {
@@ -494,6 +506,7 @@ const cases: readonly CaseOfGroup[] = [
   },
   {
     id: "H112a",
+    exclusive: true,
     name: "a bandwidth limit holds over all that moves",
     needs: [writable],
     async run(harness) {
@@ -508,6 +521,7 @@ const cases: readonly CaseOfGroup[] = [
   },
   {
     id: "H113",
+    exclusive: true,
     name: "after thousands of operations no more handles are open than before",
     needs: [linux, writable],
     timeoutMs: 180_000,

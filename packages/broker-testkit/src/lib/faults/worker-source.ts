@@ -9,9 +9,8 @@ export interface WorkerTask {
   readonly volumePath?: string | undefined;
   /** A directory of the worker's own for local files. */
   readonly scratch: string;
-  /** `churn`: store, fetch and move until killed. `overwrite`: replace `shared.bin` so many times. */
+  /** `churn`: store, fetch and move until killed. `overwrite`: replace `shared.bin` until its standard input ends. */
   readonly mode: "churn" | "overwrite";
-  readonly times?: number | undefined;
   /** The first version that it writes. */
   readonly firstVersion: number;
   readonly baseBytes: number;
@@ -64,11 +63,16 @@ const store = async (path, version, announce) => {
 
 say("ready");
 if (task.mode === "overwrite") {
-  for (let count = 0; count < task.times; count++) {
-    await store("shared.bin", task.firstVersion + count, false);
+  let stopping = false;
+  process.stdin.resume();
+  process.stdin.on("end", () => { stopping = true; });
+  for (let count = 0; !stopping; count++) {
+    await store("shared.bin", task.firstVersion + (count % 900), false);
     say("stored");
+    await new Promise((resolve) => setImmediate(resolve));
   }
   await broker.close();
+  process.exit(0);
 } else {
   const wanderer = { async find() {
     for (let place = 0; place < ${CHURN_PLACES}; place++) {
@@ -98,22 +102,35 @@ export function workerCommand(task: WorkerTask): [string, ...string[]] {
   return [process.execPath, "--no-warnings", "--input-type=module", "--eval", SOURCE, "--", JSON.stringify(task)];
 }
 
-/** Runs a task that ends by itself. Rejects with what the worker printed when it fails. */
-export async function runWorker(task: WorkerTask, onLine?: (line: string) => void): Promise<void> {
+/** A task in a process of its own that ends when it is told. */
+export interface RunningWorker {
+  /** Asks it to end, and settles when it has. Rejects with what it printed when it failed. */
+  stop(): Promise<void>;
+}
+
+export function startWorker(task: WorkerTask, onLine: (line: string) => void): RunningWorker {
   const [program, ...parameters] = workerCommand(task);
-  const child = spawn(program, parameters, { stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(program, parameters, { stdio: ["pipe", "pipe", "pipe"] });
   let complaint = "";
   child.stderr.setEncoding("utf8");
   child.stderr.on("data", (text: string) => {
     complaint = `${complaint}${text}`.slice(-4_000);
   });
-  const lines = createInterface({ input: child.stdout });
-  if (onLine !== undefined) lines.on("line", onLine);
-  await new Promise<void>((resolve, reject) => {
+  createInterface({ input: child.stdout }).on("line", onLine);
+  const ended = new Promise<void>((resolve, reject) => {
     child.once("error", reject);
     child.once("close", (code, signal) => {
       if (code === 0) resolve();
       else reject(new Error(`a worker process failed (exit ${code ?? signal}): ${complaint}`));
     });
   });
+  ended.catch(() => undefined);
+  // What it cannot take any more it will say at its end.
+  child.stdin.on("error", () => undefined);
+  return {
+    stop() {
+      child.stdin.end();
+      return ended;
+    },
+  };
 }

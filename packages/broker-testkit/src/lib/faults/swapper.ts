@@ -1,0 +1,78 @@
+import { type ChildProcess, spawn } from "node:child_process";
+
+/** A process of its own that swaps a directory for a symbolic link and back, as fast as it can. */
+export interface Swapper {
+  /** Ends it with the directory in its place, and gives the number of swaps. */
+  stop(): Promise<number>;
+}
+
+// A process, since a broker that works synchronously would never be interrupted by anything in its own.
+const SOURCE = `
+import { renameSync, rmSync, symlinkSync } from "node:fs";
+const [inside, away, outside] = process.argv.slice(-3);
+let swaps = 0;
+let stopping = false;
+process.stdin.resume();
+process.stdin.on("end", () => { stopping = true; });
+// Whoever works there may make the missing directory anew: then that one makes room.
+const put = (place) => {
+  for (let tries = 0; ; tries++) {
+    try {
+      rmSync(inside, { recursive: true, force: true });
+      return place();
+    } catch (error) {
+      if (tries > 10000 || !["EEXIST", "ENOTEMPTY", "EISDIR", "ENOTDIR"].includes(error.code)) throw error;
+    }
+  }
+};
+const turn = () => {
+  for (let count = 0; count < 20; count++) {
+    renameSync(inside, away);
+    put(() => symlinkSync(outside, inside));
+    swaps++;
+    put(() => renameSync(away, inside));
+  }
+  if (stopping) { process.stdout.write(String(swaps)); process.exit(0); }
+  setImmediate(turn);
+};
+process.stdout.write("ready\\n");
+turn();
+`;
+
+/** Starts to swap `inside` for a link to `outside`; `away` is where the directory waits meanwhile. Settles when the first swaps have begun. */
+export async function startSwapper(inside: string, away: string, outside: string): Promise<Swapper> {
+  const child: ChildProcess = spawn(
+    process.execPath,
+    ["--no-warnings", "--input-type=module", "--eval", SOURCE, "--", inside, away, outside],
+    {
+      stdio: ["pipe", "pipe", "pipe"],
+    },
+  );
+  let output = "";
+  let complaint = "";
+  const ended = new Promise<number>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("close", (code, signal) => {
+      const swaps = Number(output.split("\n")[1]);
+      if (code === 0 && Number.isInteger(swaps)) resolve(swaps);
+      else reject(new Error(`the process that swaps directories failed (exit ${code ?? signal}): ${complaint.slice(-2_000)}`));
+    });
+  });
+  ended.catch(() => undefined);
+  child.stderr?.on("data", (text: Buffer) => {
+    complaint += text.toString();
+  });
+  await new Promise<void>((resolve, reject) => {
+    child.stdout?.on("data", (text: Buffer) => {
+      output += text.toString();
+      if (output.startsWith("ready\n")) resolve();
+    });
+    ended.then(() => resolve(), reject);
+  });
+  return {
+    stop() {
+      child.stdin?.end();
+      return ended;
+    },
+  };
+}
