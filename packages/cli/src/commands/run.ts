@@ -139,7 +139,7 @@ async function prepareJob(file: StructuredFile, folder: string, { session }: Com
     if (typeof workspace !== "string") workspaces[name] = resolveRelativePaths(workspace, folder) as JobWorkspaceConfiguration;
   }
   const types = Object.values(workspaces).flatMap((workspace) => brokerTypeOf(workspace) ?? []);
-  const brokers = await session.brokers(types);
+  const brokers = await session.brokers(types, folder);
   const definitions = [...brokers.values()].map(({ definition }) => definition);
   for (const [name, workspace] of Object.entries(workspaces)) {
     try {

@@ -2,7 +2,7 @@ import { type AnyBrokerDefinition, type JsonSchema, StowageError, toWorkspaceJso
 import { didYouMean } from "@stowage/core/broker";
 import { jobSpecJsonSchema } from "@stowage/jobs";
 import type { Command } from "commander";
-import { FIRST_PARTY_PACKAGES, loadBrokers, loadFirstParty, loadListedBrokers } from "../lib/brokers.ts";
+import { FIRST_PARTY_PACKAGES, loadFirstParty, loadListedBrokers } from "../lib/brokers.ts";
 import type { CommandContext, Start } from "../lib/context.ts";
 import { describeError } from "../lib/exit.ts";
 
@@ -45,7 +45,7 @@ async function makeSchema(subject: Subject, type: string | undefined, context: C
     case "configuration":
       return configurationSchema(toWorkspaceJsonSchema(await installedDefinitions(context)));
     case "broker":
-      return brokerSchema(await definitionOf(type!, context));
+      return brokerSchema((await context.session.brokers([type!])).get(type!)!.definition);
   }
 }
 
@@ -83,28 +83,13 @@ function brokerSchema(definition: AnyBrokerDefinition): JsonSchema {
   return { $schema, title: `Stowage broker "${definition.type}"`, ...branch, ...($defs === undefined ? {} : { $defs }) };
 }
 
-async function definitionOf(type: string, context: CommandContext): Promise<AnyBrokerDefinition> {
-  const configuration = await context.session.configurationIfAny();
-  if (configuration !== undefined) return (await loadBrokers(configuration, [type])).get(type)!.definition;
-  const packageName = Object.hasOwn(FIRST_PARTY_PACKAGES, type) ? FIRST_PARTY_PACKAGES[type]! : undefined;
-  const found =
-    (await loadListedBrokers(undefined)).get(type) ??
-    (packageName === undefined ? undefined : await loadFirstParty(undefined, type, packageName));
-  if (found !== undefined) return found.definition;
-  const remedy =
-    packageName === undefined
-      ? `${didYouMean(type, Object.keys(FIRST_PARTY_PACKAGES))}; a configuration that lists its package makes it known`
-      : `; run: npm install ${packageName}`;
-  throw new StowageError(`the broker type "${type}" is not known here${remedy}`, { code: "UNKNOWN_BROKER_TYPE" });
-}
-
 async function installedDefinitions(context: CommandContext): Promise<AnyBrokerDefinition[]> {
-  const configuration = await context.session.configurationIfAny();
-  const known = await loadListedBrokers(configuration);
+  const place = await context.session.brokerPlace();
+  const known = await loadListedBrokers(place);
   for (const [type, packageName] of Object.entries(FIRST_PARTY_PACKAGES)) {
     if (known.has(type)) continue;
     try {
-      const broker = await loadFirstParty(configuration, type, packageName);
+      const broker = await loadFirstParty(place.folder, type, packageName);
       if (broker !== undefined) known.set(type, broker);
     } catch (error) {
       context.output.notice(`the broker type "${type}" is not in the schema: ${describeError(error)}`);

@@ -22,14 +22,14 @@ Examples:
 
 async function listTypes(context: CommandContext): Promise<undefined> {
   const { output, workingDirectory, session } = context;
-  const configuration = await session.configurationIfAny();
-  const known = await loadListedBrokers(configuration);
+  const place = await session.brokerPlace();
+  const known = await loadListedBrokers(place);
   const rows: string[][] = [];
   const remarks: { type: string; remark: string; record: object }[] = [];
   for (const [type, packageName] of Object.entries(FIRST_PARTY_PACKAGES)) {
     if (known.has(type)) continue;
     try {
-      const broker = await loadFirstParty(configuration, type, packageName);
+      const broker = await loadFirstParty(place.folder, type, packageName);
       if (broker !== undefined) known.set(type, broker);
       else
         remarks.push({

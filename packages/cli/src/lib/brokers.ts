@@ -27,20 +27,27 @@ export interface KnownBroker {
   readonly version?: string | undefined;
 }
 
+/** Where brokers are looked up: a configuration, or a folder without one. */
+export type BrokerPlace = Pick<Configuration, "folder" | "brokers" | "locate">;
+
+export function folderAsBrokerPlace(folder: string): BrokerPlace {
+  return { folder, brokers: [], locate: () => folder };
+}
+
 /**
  * The definitions for `types`: those of the modules that the configuration lists, then `memory`, then our own packages, which are
- * looked up from the configuration's folder and, failing that, beside this command. Throws `UNKNOWN_BROKER_TYPE` with what to install.
+ * looked up from its folder and, failing that, beside this command. Throws `UNKNOWN_BROKER_TYPE` with what to install.
  */
-export async function loadBrokers(configuration: Configuration, types: Iterable<string>): Promise<Map<string, KnownBroker>> {
-  const brokers = await loadListedBrokers(configuration);
+export async function loadBrokers(place: BrokerPlace, types: Iterable<string>): Promise<Map<string, KnownBroker>> {
+  const brokers = await loadListedBrokers(place);
   for (const type of new Set(types)) {
     if (brokers.has(type)) continue;
     const packageName = Object.hasOwn(FIRST_PARTY_PACKAGES, type) ? FIRST_PARTY_PACKAGES[type] : undefined;
     if (packageName === undefined) throw unknownType(type, brokers);
-    const found = await loadFirstParty(configuration, type, packageName);
+    const found = await loadFirstParty(place.folder, type, packageName);
     if (found === undefined) {
       throw new StowageError(
-        `the broker type "${type}" needs the package ${packageName}, which is not installed; in "${configuration.folder}" run: npm install ${packageName}`,
+        `the broker type "${type}" needs the package ${packageName}, which is not installed; in "${place.folder}" run: npm install ${packageName}`,
         { code: "UNKNOWN_BROKER_TYPE" },
       );
     }
@@ -49,16 +56,9 @@ export async function loadBrokers(configuration: Configuration, types: Iterable<
   return brokers;
 }
 
-/** One of our own packages, or `undefined` when it is not installed. */
-export async function loadFirstParty(
-  configuration: Configuration | undefined,
-  type: string,
-  packageName: string,
-): Promise<KnownBroker | undefined> {
-  const folders = [
-    ...(configuration === undefined ? [] : [pathToFileURL(join(configuration.folder, "stowage.yaml")).href]),
-    import.meta.url,
-  ];
+/** One of our own packages, looked up from `folder` and then beside this command; `undefined` when it is not installed. */
+export async function loadFirstParty(folder: string, type: string, packageName: string): Promise<KnownBroker | undefined> {
+  const folders = [pathToFileURL(join(folder, "stowage.yaml")).href, import.meta.url];
   for (const folder of folders) {
     let loaded: LoadedModule;
     try {
@@ -81,11 +81,11 @@ export async function loadFirstParty(
 }
 
 /** What the configuration lists, and `memory`. Throws `INVALID_CONFIGURATION` for a module that is not there or holds no broker. */
-export async function loadListedBrokers(configuration: Configuration | undefined): Promise<Map<string, KnownBroker>> {
+export async function loadListedBrokers(place: BrokerPlace): Promise<Map<string, KnownBroker>> {
   const brokers = new Map<string, KnownBroker>([[memoryBroker.type, { definition: memoryBroker, origin: "built in" }]]);
-  for (const [index, specifier] of (configuration?.brokers ?? []).entries()) {
-    const where = configuration!.locate(["brokers", index]);
-    for (const broker of await loadModuleBrokers(specifier, configuration!.folder, where)) {
+  for (const [index, specifier] of place.brokers.entries()) {
+    const where = place.locate(["brokers", index]);
+    for (const broker of await loadModuleBrokers(specifier, place.folder, where)) {
       const { type } = broker.definition;
       const existing = brokers.get(type);
       if (existing !== undefined && existing.definition !== broker.definition) {

@@ -9,6 +9,12 @@ const WITH_VALUE: ReadonlySet<string> = new Set(["-c", "--config", "--volume"]);
 
 /** Runs the command that `args` ask for and ends the process with its exit code. */
 export async function runCommandLine(args: readonly string[]): Promise<void> {
+  // Whoever reads may have had enough; a command that is at work hears of it through its output and stops.
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EPIPE") throw error;
+    });
+  }
   const name = findCommandName(args);
   let exitCode = 0;
   const start: Start = async (body) => {

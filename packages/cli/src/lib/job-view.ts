@@ -9,6 +9,12 @@ import { createProgressBar, type ProgressBar } from "./progress.ts";
 const STEP_NAMES: Readonly<Record<StepName, string>> = { pre: "stage in", main: "run", post: "store" };
 const NAME_COLUMNS = 10;
 
+/** So many refused outputs are named in the error itself. */
+const REFUSALS_IN_ERROR = 10;
+
+/** Files of a step that have a line of their own on a terminal; the others are counted. */
+const SHOWN_FILES = 20;
+
 /** How the command was written, for the line that says that it runs. */
 export interface JobViewOptions {
   readonly command: readonly string[];
@@ -23,6 +29,7 @@ export interface JobView {
 
 export function createJobView(output: Output, options: JobViewOptions): JobView {
   const lines = { stdout: createLineReader((line) => showOutput(line)), stderr: createLineReader((line) => showOutput(line)) };
+  const decoders = { stdout: new StringDecoder("utf8"), stderr: new StringDecoder("utf8") };
   let [files, bytes]: [number, number] = [0, 0];
   let bar: ProgressBar | undefined;
   let expected: { files?: number; bytes?: number } = {};
@@ -55,6 +62,8 @@ export function createJobView(output: Output, options: JobViewOptions): JobView 
       case "file": {
         files++;
         bytes += event.size;
+        // On a terminal the bar says the rest.
+        if (output.isWatched && !output.isVerbose && files > SHOWN_FILES) return;
         const how =
           event.method === undefined
             ? "was there already"
@@ -65,7 +74,7 @@ export function createJobView(output: Output, options: JobViewOptions): JobView 
         return;
       }
       case "refused":
-        output.failure(`refused the output "${event.refusal.path}": ${event.refusal.message}`);
+        // The result holds them all, and its first is the run's error.
         return;
       case "output":
         if (options.isQuiet) process[event.stream].write(event.chunk);
@@ -94,7 +103,7 @@ export function createJobView(output: Output, options: JobViewOptions): JobView 
   }
 
   function showResult(result: JobResult): void {
-    const { status, durationMs, errors, directory, leftovers, unmatched, unmatchedCount } = result;
+    const { status, durationMs, errors, directory, leftovers, unmatched, unmatchedCount, refusals, refusalCount } = result;
     if (status === "succeeded" && unmatchedCount > 0) {
       const shown = unmatched.slice(0, 3).map(escapePath).join(", ");
       output.notice(
@@ -105,6 +114,10 @@ export function createJobView(output: Output, options: JobViewOptions): JobView 
       for (const line of error.message.split(/\n(?:\s*- )?/))
         output.failure(`${error.step === undefined ? "" : `${STEP_NAMES[error.step]}: `}${printable(line.trim())}`);
     }
+    // The error has named the first ones.
+    for (const { path, message } of refusals.slice(REFUSALS_IN_ERROR))
+      output.failure(`refused${path === "" ? "" : ` "${path}"`}: ${message}`);
+    if (refusalCount > refusals.length) output.failure(`and ${formatCount(refusalCount - refusals.length, "more output")}`);
     if (leftovers.length > 0) output.notice(`could not be removed: ${leftovers.map(escapePath).join(", ")}`);
     const style = status === "succeeded" ? "green" : "red";
     const code = result.exitCode === 0 ? "" : ` with exit code ${result.exitCode}`;
@@ -115,15 +128,16 @@ export function createJobView(output: Output, options: JobViewOptions): JobView 
 
   return {
     tell(event) {
-      if (output.isJson) output.record(toRecord(event));
-      if (!output.isJson || event.type === "refused" || event.type === "run-ended" || event.type === "log") show(event);
+      if (output.isJson) output.record(toRecord(event, decoders));
+      if (!output.isJson || event.type === "run-ended" || event.type === "log") show(event);
     },
   };
 }
 
-function toRecord(event: JobEvent): object {
+function toRecord(event: JobEvent, decoders: Readonly<Record<"stdout" | "stderr", StringDecoder>>): object {
   const { type, ...facts } = event;
-  if (event.type === "output") return { event: type, stream: event.stream, text: Buffer.from(event.chunk).toString("utf8") };
+  // A chunk may end in the middle of a letter: what is missing comes with the next.
+  if (event.type === "output") return { event: type, stream: event.stream, text: decoders[event.stream].write(Buffer.from(event.chunk)) };
   return { event: type, ...facts };
 }
 

@@ -65,13 +65,10 @@ export function createOutput(options: OutputOptions): Output {
   let isBroken = false;
 
   standardOutput.on?.("error", (error) => {
-    if ((error as NodeJS.ErrnoException).code !== "EPIPE") throw error;
-    if (isBroken) return;
+    if (isBroken || (error as NodeJS.ErrnoException).code !== "EPIPE") return;
     isBroken = true;
     options.onBrokenPipe();
   });
-  // With nobody to hear a complaint there is nothing left to do about it.
-  standardError.on?.("error", () => {});
 
   const eraseStatus = (): void => {
     if (statusText !== undefined) standardError.write("\r\u001b[2K");

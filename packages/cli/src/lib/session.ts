@@ -1,7 +1,7 @@
 import { resolve } from "node:path";
 import { openWorkspace, StowageError, type Workspace, type WorkspaceConfig } from "@stowage/core";
 import { didYouMean } from "@stowage/core/broker";
-import { type KnownBroker, loadBrokers } from "./brokers.ts";
+import { type BrokerPlace, folderAsBrokerPlace, type KnownBroker, loadBrokers } from "./brokers.ts";
 import { type Configuration, findConfiguration, findWorkspace, loadConfiguration, withoutConsequences } from "./configuration.ts";
 import type { GlobalOptions } from "./context.ts";
 import type { Output } from "./output.ts";
@@ -12,8 +12,10 @@ export interface Session {
   configuration(): Promise<Configuration>;
   /** `undefined` where there is none and nobody named one; one that is there must be right. */
   configurationIfAny(): Promise<Configuration | undefined>;
+  /** Where brokers are looked up: the configuration, else `folder` (the working directory by default). */
+  brokerPlace(folder?: string): Promise<BrokerPlace>;
   /** The definitions that these types need; see `loadBrokers`. */
-  brokers(types: Iterable<string>): Promise<Map<string, KnownBroker>>;
+  brokers(types: Iterable<string>, folder?: string): Promise<Map<string, KnownBroker>>;
   /** The same workspace for the same name. */
   open(name: string): Promise<Workspace>;
   /** Where the user says that a workspace is mounted. */
@@ -40,7 +42,8 @@ export function createSession(init: SessionInit): Session {
       if (explicitPath === undefined && (await findConfiguration(workingDirectory)) === undefined) return undefined;
       return session.configuration();
     },
-    brokers: async (types) => loadBrokers(await session.configuration(), types),
+    brokerPlace: async (folder = workingDirectory) => (await session.configurationIfAny()) ?? folderAsBrokerPlace(folder),
+    brokers: async (types, folder) => loadBrokers(await session.brokerPlace(folder), types),
     open: (name) => {
       let workspace = opened.get(name);
       if (workspace === undefined) {
