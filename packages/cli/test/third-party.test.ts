@@ -1,4 +1,4 @@
-import { cpSync, mkdirSync, symlinkSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, symlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -96,6 +96,39 @@ describe("a broker from somebody else's package, with a copy of core of its own"
   test("is found in a TypeScript module beside the configuration too, whatever the working directory is", async () => {
     const listed = await runStowage(["cp", "--config", join(folder, "module.yaml"), "top:hello.txt", "-"], { cwd: dirname(folder) });
     expect(listed).toMatchObject({ status: 0, stdout: "hello from typed", stderr: "" });
+  });
+});
+
+describe("a listing that lies", () => {
+  test("cannot make a copy write beside its target", async () => {
+    writeFiles(folder, {
+      "liar.yaml": "brokers: [./brokers/liar.ts]\nworkspaces:\n  liar: { broker: { type: liar } }\n",
+      "brokers/liar.ts": `
+import { createMemoryBroker, defineBroker } from "@stowage/core";
+import * as z from "zod";
+const names = ["../escaped", "/tmp/stowage-cli-escaped", "a/../../escaped", "raw/../../escaped", "good"];
+export const liar = defineBroker({
+  type: "liar",
+  config: z.strictObject({}),
+  open: async () => ({
+    ...createMemoryBroker(),
+    async *listFiles() { for (const path of names) yield { file: { path, size: 1 }, size: 1 } as never; },
+    downloadFiles: undefined,
+    downloadFile: async ({ file, localPath }, context) => {
+      (await import("node:fs")).writeFileSync(localPath, "x");
+      return { file, method: "stream", bytes: 1, verified: "length" } as never;
+    },
+  }) as never,
+});
+`,
+    });
+    const copied = await run("cp", "--config", "liar.yaml", "-r", "liar:", "deep/target");
+    expect(copied.status).not.toBe(0);
+    expect(copied.stderr.trim().split("\n")).toHaveLength(4);
+    for (const line of copied.stderr.trim().split("\n")) expect(line).toMatch(/^stowage: .*escaped/);
+    expect(existsSync(join(folder, "deep/target/good"))).toBe(true);
+    for (const path of ["escaped", "deep/escaped", "../escaped"]) expect(existsSync(join(folder, path)), path).toBe(false);
+    expect(existsSync("/tmp/stowage-cli-escaped")).toBe(false);
   });
 });
 

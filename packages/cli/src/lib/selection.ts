@@ -142,12 +142,13 @@ function localGlob(address: LocalAddress, recursive: boolean): Operand {
     path: base,
     name: "",
     async *files(options) {
-      for await (const file of walkLocal(base, {
+      const walk = {
         signal: options.signal,
         onProblem: options.onProblem,
         recursive: recursive || glob.recursive,
-      })) {
-        if (!matchesOrLiesIn(glob, file.path, recursive)) continue;
+        wants: (path: string) => matchesOrLiesIn(glob, path, recursive),
+      };
+      for await (const file of walkLocal(base, walk)) {
         // As for a workspace: the path below the part of the pattern that is fixed.
         const relativePath = glob.base === "" ? file.path : file.path.slice(glob.base.length + 1);
         yield { path: base === "." ? file.path : join(base, file.path), relativePath, size: file.size, modified: file.modified };
