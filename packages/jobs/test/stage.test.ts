@@ -1,4 +1,5 @@
 import { execFileSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
 import { chmod, mkdir, readdir, readFile, rm, stat, symlink, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostBroker } from "@stowage/broker-host";
@@ -168,11 +169,19 @@ describe("stageIn", () => {
     await stageIn(spec, { directory, brokers });
     await rm(join(directory, "input/all/a"));
     await writeFile(join(directory, "input/all/b"), "changed");
+    // What a killed download or a command may have left there.
+    await world.put("job/input/all/.stowage-x", "half");
+    await world.put("job/input/all/deep/er", "junk");
+    writeFileSync(Buffer.concat([Buffer.from(`${directory}/input/all/`), Buffer.from([0xff])]), "junk");
+    await world.put("job/input/other/er", "junk");
+    await symlink(world.path("data"), join(directory, "input/all/link"));
     await rm(callLog);
     await stageIn(spec, { directory, brokers, resume: true });
     const fetched = (await readFile(callLog, "utf8")).split("\n").filter((line) => line.startsWith("downloadFile"));
     expect(fetched.sort()).toEqual(["downloadFile a", "downloadFile b"]);
+    expect(await world.names("job/input")).toEqual(["all", "all/a", "all/b", "all/c"]);
     expect(await world.files("job/input")).toEqual({ "all/a": "a", "all/b": "b", "all/c": "c" });
+    expect(await world.files("data")).toEqual({ a: "a", b: "b", c: "c" });
   });
 
   test("a workspace that nobody has configured is an error that says so", async () => {
@@ -367,6 +376,20 @@ describe("stageOut", () => {
     await world.put("job/output/a", "1234");
     const workspaces = { results: world.faulty("results", { fault: { method: "uploadFile", mode: "corrupt" } }) };
     await expect(store({ workspaces })).rejects.toMatchObject({ code: "CHECKSUM_MISMATCH", workspace: "results", file: "a" });
+  });
+
+  test("a file that is written to while it is stored is an error, though it keeps its length and time", async () => {
+    await world.put("job/output/a", "1234");
+    await utimes(join(directory, "output/a"), 1000, 1000);
+    const workspaces = { results: world.faulty("results", { delayMs: 300 }) };
+    const change = async (): Promise<void> => {
+      await writeFile(join(directory, "output/a"), "4321");
+      await utimes(join(directory, "output/a"), 1000, 1000);
+    };
+    await expect(store({ workspaces }, { onBegin: async () => void setTimeout(() => void change(), 100) })).rejects.toMatchObject({
+      code: "SOURCE_CHANGED",
+      file: "a",
+    });
   });
 
   test("what the broker did not verify is verified here", async () => {

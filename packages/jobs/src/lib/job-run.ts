@@ -17,9 +17,10 @@ import type { ResolvedRunOptions } from "./run-job.ts";
 import { fingerprintJob, type MainRecord, type PostRecord, type RunLine, type RunState } from "./run-journal.ts";
 import type { RunLock } from "./run-lock.ts";
 import { describeFailure, describeStageFailure } from "./stage-failure.ts";
-import { isStagedIntact, stageIn } from "./stage-in.ts";
+import { stageIn } from "./stage-in.ts";
 import { type StageOutResult, stageOut } from "./stage-out.ts";
 import { runStageStep, type StageEnd, type StageHooks } from "./stage-step.ts";
+import { isStagedIntact } from "./staged-files.ts";
 import type { StageFailure, StepRequest } from "./step-protocol.ts";
 import { writeJsonFile } from "./write-json.ts";
 
