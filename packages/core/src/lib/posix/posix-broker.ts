@@ -63,7 +63,7 @@ function createBroker(volume: PosixVolume, executor: OpenedPosixExecutor): Posix
     // What a command gives is fixed by its verb; the compiler loses that through the generic parameter.
     for await (const result of executor.runBatch<C>(runnable, hooksOf(context, indexes)) as AsyncIterable<BatchResult<T>>) {
       // Afterwards, since only now the size is known; what has not been taken from the executor holds back what has not begun.
-      if (result.ok) await context.throttle(bytesOf(result.value));
+      if (result.ok) await payBandwidth(bytesOf(result.value), context);
       yield indexes === undefined ? result : { ...result, index: indexes[result.index]! };
     }
   }
@@ -223,8 +223,13 @@ function refuseLongNames<C extends BatchCommand>(
 /** The kernel copies at its own pace: the bandwidth is paid for afterwards, which holds back what comes next. */
 async function throttled(transfer: Promise<TransferDetails>, context: OperationContext): Promise<TransferDetails> {
   const details = await transfer;
-  if (details.method !== "link" && details.method !== "reflink" && details.method !== "rename") await context.throttle(details.bytes);
+  if (details.method !== "link" && details.method !== "reflink" && details.method !== "rename") await payBandwidth(details.bytes, context);
   return details;
+}
+
+/** An abort ends the wait, not more: the file is stored, and its outcome must say so. */
+function payBandwidth(bytes: number, context: OperationContext): Promise<void> {
+  return context.throttle(bytes).catch(() => undefined);
 }
 
 function throttleReader(reader: FileReader, context: OperationContext): FileReader {
