@@ -1,4 +1,5 @@
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import { writeFileSync } from "node:fs";
 import { chmod, mkdir, readdir, readFile, rm, stat, symlink, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -440,7 +441,8 @@ describe("stageOut", () => {
 
   test("stores the file that was looked at, though a process in the background swaps it for a link all the time", async () => {
     await world.put("job/output/deep/a", "harmless");
-    await world.put("secret", "secret");
+    // Of the same length: nothing but the very file will do.
+    await world.put("secret", "secret!!");
     await symlink(world.path("secret"), world.path("link"));
     const swapper = execSwapper(join(directory, "output/deep/a"), world.path("link"), world.path("kept"), world.path("stop"));
     try {
@@ -450,6 +452,17 @@ describe("stageOut", () => {
       await swapper;
     }
     for (const content of Object.values(await world.files("results"))) expect(content).toBe("harmless");
+  });
+
+  test("stores the file that was looked at, though it is swapped for a link just before it is read; and says that something is wrong", async () => {
+    await world.put("job/output/a", "harmless");
+    await world.put("secret", "secret!!");
+    const swap = async (): Promise<void> => {
+      await rm(join(directory, "output/a"));
+      await symlink(world.path("secret"), join(directory, "output/a"));
+    };
+    await expect(store({}, { onBegin: swap })).rejects.toMatchObject({ code: "SOURCE_CHANGED", file: "a" });
+    expect(await world.files("results")).toEqual({ a: "harmless" });
   });
 
   test("an interrupted run's files are recognised, what is missing is stored", async () => {
@@ -521,8 +534,6 @@ describe("stageOut", () => {
 });
 
 async function execSwapper(target: string, link: string, kept: string, stop: string): Promise<void> {
-  const { spawn } = await import("node:child_process");
-  const { once } = await import("node:events");
   const child = spawn(process.execPath, [
     "-e",
     `const { renameSync, existsSync } = require("node:fs"); const [, target, link, kept, stop] = process.argv;
