@@ -129,7 +129,7 @@ function explain(move: Move, error: unknown): "across" {
 
 /** Source and target are names of one file: lets the source's name go, if it is another name. */
 function removeOtherName(move: Move): void {
-  const { place, source, sourceEntry } = move;
+  const { command, place, source, sourceEntry } = move;
   if (!isSameDirectory(move)) {
     removeSource(move);
     return;
@@ -137,9 +137,18 @@ function removeOtherName(move: Move): void {
   // One directory, mounted in two places.
   if (source.name === place.name) return;
   // Where names that differ in case or composition are one, removing the one would remove the file.
-  const names = readdirSync(place.entry("."));
-  if (names.includes(source.name) && names.includes(place.name)) removeSource(move);
-  else renameSync(sourceEntry(), place.entry(place.name));
+  const isListed = (name: string): boolean => readdirSync(place.entry(".")).includes(name);
+  if (isListed(source.name) && isListed(place.name)) {
+    removeSource(move);
+    return;
+  }
+  renameSync(sourceEntry(), place.entry(place.name));
+  if (isListed(place.name)) return;
+  // By way of a third name it could be done, but whoever dies on that way leaves the file where nobody looks for it.
+  throw new StowageError(
+    `"${escapePath(command.file.path)}" and "${escapePath(place.path)}" are one name to this file system, which does not let its spelling be changed; move the file by way of another name`,
+    { code: "UNSUPPORTED", file: command.file.path },
+  );
 }
 
 function isSameDirectory({ environment, source, place }: Move): boolean {
