@@ -132,6 +132,39 @@ export const liar = defineBroker({
   });
 });
 
+test("rm -r empties a directory also where a listing loses its place when files go", async () => {
+  writeFiles(folder, {
+    "pages.yaml": "brokers: [./brokers/pages.ts]\nworkspaces:\n  pages: { broker: { type: pages } }\n",
+    "brokers/pages.ts": `
+import { createMemoryBroker, defineBroker } from "@stowage/core";
+import * as z from "zod";
+export const pages = defineBroker({
+  type: "pages",
+  config: z.strictObject({}),
+  open: async () => {
+    const files = new Set(Array.from({ length: 100 }, (_, index) => "dir/" + String(index).padStart(3, "0")));
+    return {
+      ...createMemoryBroker(),
+      deleteFiles: undefined,
+      deleteFile: async ({ path }) => (files.delete(path) ? "deleted" : "missing"),
+      statFile: async () => undefined,
+      // A page begins at a number: what is deleted meanwhile moves others before it.
+      async *listFiles() {
+        for (let offset = 0; offset < files.size; offset += 10) {
+          for (const path of [...files].slice(offset, offset + 10)) yield { file: { path, size: 1 }, size: 1 } as never;
+          await new Promise((resolve) => setTimeout(resolve, 5));
+        }
+      },
+    } as never;
+  },
+});
+`,
+  });
+  const removed = await run("rm", "--config", "pages.yaml", "-r", "pages:dir", "--json", "-j", "1");
+  expect(removed.status).toBe(0);
+  expect(records(removed).at(-1)).toMatchObject({ event: "summary", done: 100, failed: 0 });
+});
+
 describe("a secret", () => {
   test.each([
     ["an error while a workspace is opened", ["ls", "failing:"], /401 for token/],
