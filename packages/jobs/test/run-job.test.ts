@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { chmod, mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostBroker } from "@stowage/broker-host";
@@ -621,6 +622,30 @@ describe("a runtime that breaks", () => {
     expect(await method(spec(true), { runtime: createLocalRuntime({ trustJob: false }) })).not.toBe("link");
     expect(await method(spec(false), { runtime: createLocalRuntime({ trustJob: true }) })).toBe("link");
     expect(await world.files("data")).toEqual({ "1": "1" });
+  });
+});
+
+describe("a full disk", () => {
+  test.each([
+    ["while inputs are fetched", job(), "pre"],
+    ["while the command writes its output", shell('head -c 2000000 /dev/zero > "$STOWAGE_OUTPUT/big" || exit 5'), "main"],
+  ])("%s is told as such, and the result is written all the same", async (_when, spec, step) => {
+    const small = world.path("small");
+    await mkdir(small);
+    if (spawnSync("mount", ["-t", "tmpfs", "-o", "size=512k", "tmpfs", small]).status !== 0) return;
+    try {
+      await world.put("data/big", new Uint8Array(2_000_000));
+      const result = await run(spec, { scratch: small, resultFile: world.path("result.json") });
+      expect(result).toMatchObject({ status: "failed", exitCode: step === "pre" ? 171 : 5, errors: [{ step }] });
+      expect(JSON.parse(await readFile(world.path("result.json"), "utf8"))).toMatchObject({ exitCode: result.exitCode });
+      // As full as it can be: what is to free it must not need room itself.
+      spawnSync("sh", ["-c", 'cat /dev/zero > "$0" 2>/dev/null', join(small, "filler")]);
+      expect(await sweepJobs(small)).toMatchObject({ removed: ["demo"], leftovers: [] });
+      await rm(join(small, "filler"));
+      expect(await readdir(small)).toEqual([]);
+    } finally {
+      spawnSync("umount", [small]);
+    }
   });
 });
 

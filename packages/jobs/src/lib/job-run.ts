@@ -393,9 +393,8 @@ export class JobRun {
     const { keepDirectory = "failed" } = this.#options;
     const isKept = keepDirectory === "always" || (keepDirectory === "failed" && result.status !== "succeeded");
     let final: JobResult = isKept ? { ...result, directory: this.#layout.path } : { ...result, logs: withoutPaths(result.logs) };
-    if (final.status === "succeeded") await writeJsonFile(this.#resultPath(), final);
     if (resultFile !== undefined) await writeJsonFile(resultFile, final);
-    await this.#journal.append({ type: "ended", at: now(), status: final.status, exitCode: final.exitCode });
+    await this.#writeEnd(final);
     if (!isKept) {
       const leftovers = await this.#removeDirectory();
       if (leftovers.length > 0) {
@@ -405,6 +404,16 @@ export class JobRun {
     }
     this.#emit({ type: "run-ended", result: final });
     return final;
+  }
+
+  /** Helps a later resumption to know that nothing is left to do; where the disk is full it will find that out step by step. */
+  async #writeEnd(result: JobResult): Promise<void> {
+    try {
+      if (result.status === "succeeded") await writeJsonFile(this.#resultPath(), result);
+      await this.#journal.append({ type: "ended", at: now(), status: result.status, exitCode: result.exitCode });
+    } catch {
+      // The result itself is on its way to whoever asked for it.
+    }
   }
 
   async #removeDirectory(): Promise<readonly string[]> {
