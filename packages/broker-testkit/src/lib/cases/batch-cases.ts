@@ -8,8 +8,8 @@ import { type CaseOfGroup, type ConformanceCase, casesOf } from "../conformance-
 import { expectBytes, expectCode, outcomesOf, witness } from "../expectations.ts";
 import type { Harness } from "../harness.ts";
 import { method, writable } from "../needs.ts";
+import { withoutBatches } from "../without-batches.ts";
 import { createWorkload } from "../workload.ts";
-import { withoutBatches } from "./fault-cases.ts";
 
 const cases: readonly CaseOfGroup[] = [
   {

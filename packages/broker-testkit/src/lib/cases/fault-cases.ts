@@ -22,6 +22,7 @@ import { countOpenHandles } from "../local-tree.ts";
 import { fault, linux, method, rawNames, without, writable } from "../needs.ts";
 import { BASE_BYTES, versionFile } from "../overwriting.ts";
 import { readVersion } from "../whole-version.ts";
+import { withoutBatches } from "../without-batches.ts";
 
 const FOREVER = Number.POSITIVE_INFINITY;
 const QUICK_RETRY = { attempts: 4, baseDelayMs: 1, maxDelayMs: 5 } as const;
@@ -785,18 +786,6 @@ function counting(onCall: () => void): (broker: Broker) => Broker {
         yield* next(call.items, call.context);
       },
     });
-}
-
-/** The same broker without the methods for many files, so that every file is a call that a wrapper sees. */
-export function withoutBatches(broker: Broker): Broker {
-  const {
-    downloadFiles: _downloads,
-    uploadFiles: _uploads,
-    moveFiles: _moves,
-    deleteFiles: _deletions,
-    ...single
-  } = wrapBroker(broker, {});
-  return single;
 }
 
 function failFirst(times: number, code: StowageErrorCode): { wrap(broker: Broker): Broker; calls(): number } {
