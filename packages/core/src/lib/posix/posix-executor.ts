@@ -34,7 +34,7 @@ export interface OpenedPosixExecutor extends PosixExecutor {
 
 /** The folder of this machine where downloads of this user are noted, so that a crash leaves nothing beside their targets for ever. */
 export function localRecordsFolder(): string | undefined {
-  const uid = process.getuid?.();
+  const uid = process.geteuid?.();
   return uid === undefined ? undefined : join(tmpdir(), `.stowage-inflight-${uid}`);
 }
 
