@@ -11,9 +11,18 @@ import { describeOpenError, findEntry, kindOf, OpenFile, openEntry, type SourceF
 import type { FileLocation } from "./pinned-directory.ts";
 import type { MoveCommand } from "./posix-commands.ts";
 import { describePosixError, fileNotFound, isErrno, notAFile } from "./posix-errors.ts";
-import { assertReplaceable, assertWritable, existing, isSameFile, lacksLinks, type Place, syncFile } from "./publish-file.ts";
+import {
+  assertReplaceable,
+  assertWritable,
+  existing,
+  isSameFile,
+  lacksLinks,
+  openVolumePlace,
+  type Place,
+  syncFile,
+} from "./publish-file.ts";
 import { type Steps, wait } from "./steps.ts";
-import { copyOptions, describeTransfer, type OperationEnvironment, type OperationHooks, openTarget, storeFile } from "./store-file.ts";
+import { copyOptions, describeTransfer, type OperationEnvironment, type OperationHooks, storeFile } from "./store-file.ts";
 
 interface Move {
   readonly environment: OperationEnvironment;
@@ -32,7 +41,7 @@ interface Move {
  * stable storage and was read again before the source goes. At every moment at least one of both names has the whole file.
  */
 export function* moveFile(environment: OperationEnvironment, command: MoveCommand, hooks: OperationHooks): Steps<TransferDetails> {
-  const { directories, volume } = environment;
+  const { directories } = environment;
   const { path } = command.file;
   const found = findEntry(directories, path);
   if (found === undefined) throw fileNotFound(path);
@@ -40,8 +49,8 @@ export function* moveFile(environment: OperationEnvironment, command: MoveComman
   try {
     if (!stats.isFile()) throw notAFile(path, kindOf(stats));
     assertPromisedSize(command.file, stats.size);
-    assertWritable(source.directory.fileSystem, path, { durability: command.durability, fuseWrites: volume.fuseWrites });
-    const place = openTarget(environment, command.newPath, command);
+    assertWritable(environment, source.directory, path, command.durability);
+    const place = openVolumePlace(environment, command.newPath, command);
     try {
       const sourceEntry = (): string => directories.entry(source.directory, source.name);
       const move: Move = { environment, command, hooks, source, stats, place, sourceEntry };
