@@ -132,10 +132,42 @@ describe("the end of a scope", () => {
     expect(scopeWith({ deadline: new Date(0) }).ended?.code).toBe("TIMEOUT");
   });
 
-  test("a deadline years away does not end it now", async () => {
+  test("a deadline years away does not end it now, nor overflow a timer", async () => {
+    const warnings: string[] = [];
+    const onWarning = (warning: Error): void => void warnings.push(warning.name);
+    process.on("warning", onWarning);
     const scope = scopeWith({ deadline: new Date(Date.now() + 90 * 24 * 3600 * 1000) });
     await sleep(20);
+    process.off("warning", onWarning);
     expect(scope.ended).toBeUndefined();
+    expect(warnings).toEqual([]);
+  });
+
+  test("reaches everything that still runs, in whatever order the rest has ended", async () => {
+    const orders = [
+      [0, 2, 1],
+      [2, 0],
+      [1, 4, 0],
+      [0, 4, 3, 1],
+      [4, 3, 2, 1, 0],
+    ];
+    for (const order of orders) {
+      const scope = scopeWith();
+      const finish: (() => void)[] = [];
+      const runs = Array.from({ length: 5 }, (_, index) =>
+        scope.run(({ signal }) =>
+          Promise.race([new Promise<void>((resolve) => finish.push(resolve)), untilAborted(signal)]).then(() => index),
+        ),
+      );
+      for (const index of order) {
+        finish[index]!();
+        await runs[index];
+      }
+      scope.cancel(cancelled);
+      const results = await Promise.all(runs);
+      expect(results.map(({ ok }) => ok)).toEqual(Array.from({ length: 5 }, (_, index) => order.includes(index)));
+      for (const result of results) if (!result.ok) expect(result).toMatchObject({ reason: cancelled, abandoned: false });
+    }
   });
 
   test("many scopes on one signal leave no listener behind", async () => {
@@ -215,6 +247,14 @@ describe("a lease", () => {
     expect(await lease.guard(async () => 2)).toBe(2);
     await expect(lease.guard(() => untilAborted(lease.context.signal))).rejects.toMatchObject({ code: "STALLED" });
     lease.release();
+  });
+
+  test("a call that ends does not hide that another stalls", async () => {
+    const scope = scopeWith({ stallTimeoutMs: 50 });
+    const lease = scope.lease();
+    const stuck = lease.guard(() => untilAborted(lease.context.signal));
+    await lease.guard(async () => undefined);
+    await expect(Promise.race([stuck, sleep(2000)])).rejects.toMatchObject({ code: "STALLED" });
   });
 
   test("a call that hangs is abandoned when the scope ends, and none begins after", async () => {

@@ -6,6 +6,7 @@ import type { FilePath } from "../src/lib/files.ts";
 import { createMemoryBroker } from "../src/lib/memory-broker.ts";
 import { sleep } from "../src/lib/retry.ts";
 import { createRecordId, type RecordIdentity } from "../src/lib/store-hook.ts";
+import { StowageError } from "../src/lib/stowage-error.ts";
 import type { FileRecord } from "../src/lib/transfer-options.ts";
 import { Workspace } from "../src/lib/workspace.ts";
 import { batchBroker, forever, singleBroker } from "./support/brokers.ts";
@@ -144,8 +145,10 @@ describe("the store hook", () => {
     await workspaceOf(broker).uploadFiles(items, { store: () => undefined });
     expect(stats).toBe(1);
     // The broker refuses by itself to replace: what it stores is new.
-    await transferErrorOf(workspaceOf(broker).uploadFiles(items, { store: refuse, ifExists: "fail" }));
+    const fresh = [{ file: "b", localPath: local }];
+    await transferErrorOf(workspaceOf(broker).uploadFiles(fresh, { store: refuse, ifExists: "fail" }));
     expect(stats).toBe(1);
+    expect(await workspaceOf(broker).statFile("b")).toBeUndefined();
   });
 
   test("a new file that cannot be taken away again is named", async () => {
@@ -321,6 +324,18 @@ describe("a batch that is run again after a crash, under the same id", () => {
     // Somebody else's file: not the one that the caller describes.
     const other = await transferErrorOf(workspace.moveFiles([{ file: { path: "a", size: 77 }, newPath: "b" }], options));
     expect(other.outcomes.map(statusOf)).toEqual(["failed FILE_NOT_FOUND"]);
+  });
+
+  test("does not take a source that is still there for moved", async () => {
+    const local = await directory.write("q", "x");
+    const broker = singleBroker({
+      moveFile: async () => Promise.reject(new StowageError("the folder is gone", { code: "FILE_NOT_FOUND" })),
+    });
+    const workspace = workspaceOf(broker);
+    await workspace.uploadFiles(["a", "b"].map((file) => ({ file, localPath: local })));
+    const options = { batchId: "job-9", store: () => undefined };
+    const error = await transferErrorOf(workspace.moveFiles([{ file: "a", newPath: "b" }], options));
+    expect(error.outcomes.map(statusOf)).toEqual(["failed FILE_NOT_FOUND"]);
   });
 
   test("without a batch id a missing source stays an error", async () => {
