@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { lstat, readdir } from "node:fs/promises";
-import { dirname } from "node:path";
+import { lstat, readdir, rm, truncate, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { createLimits, type Outcome, type Workspace } from "@stowage/core";
 import { type Broker, type OperationContext, StowageError, type StowageErrorCode, sleep, wrapBroker } from "@stowage/core/broker";
 import { type CaseOfGroup, type ConformanceCase, casesOf } from "../conformance-case.ts";
@@ -92,24 +92,36 @@ const cases: readonly CaseOfGroup[] = [
     async run(harness) {
       await harness.put("dir/neighbour", "neighbour");
       const before = await harness.rawNames();
-      const localPath = await harness.localFile(harness.random.bytes(8 * 1024 * 1024));
-      await abortInTheMiddle(harness, (context) => harness.broker.uploadFile({ file: harness.stored("dir/one"), localPath }, context));
+      await abortInTheMiddle(harness, {
+        call: (localPath, context) => harness.broker.uploadFile({ file: harness.stored("dir/one"), localPath }, context),
+      });
       assert.deepEqual(await harness.list(), ["dir/neighbour"]);
       assert.deepEqual(await harness.rawNames(), before);
-      await harness.put("dir/one", "the previous state");
-      await abortInTheMiddle(harness, (context) => harness.broker.uploadFile({ file: harness.stored("dir/one"), localPath }, context));
+      await abortInTheMiddle(harness, {
+        prepare: () => harness.put("dir/one", "the previous state"),
+        call: (localPath, context) => harness.broker.uploadFile({ file: harness.stored("dir/one"), localPath }, context),
+      });
       expectBytes(await harness.get("dir/one"), Buffer.from("the previous state"), "the previous file");
     },
   },
   {
     id: "H102a",
     name: "a download that is aborted in its middle rejects within a second and leaves nothing",
+    needs: [writable],
     async run(harness) {
-      await harness.put("one", harness.random.bytes(8 * 1024 * 1024));
-      const localPath = harness.localPath();
-      const before = await readdir(dirname(localPath));
-      await abortInTheMiddle(harness, (context) => harness.broker.downloadFile({ file: harness.stored("one"), localPath }, context));
-      assert.deepEqual(await readdir(dirname(localPath)), before);
+      const target = harness.localPath();
+      await abortInTheMiddle(harness, {
+        prepare: async (localPath) => {
+          await rm(target, { force: true });
+          await harness.workspace.uploadFiles([{ file: "one", localPath }]);
+        },
+        call: (_localPath, context) => harness.broker.downloadFile({ file: harness.stored("one"), localPath: target }, context),
+      });
+      const names = await readdir(harness.scratch);
+      assert.deepEqual(
+        names.filter((name) => name.includes(".stowage") || join(harness.scratch, name) === target),
+        [],
+      );
     },
   },
   {
@@ -441,7 +453,8 @@ const cases: readonly CaseOfGroup[] = [
       await harness.put("once", "once");
       await harness.place.faults?.inject({ kind: "lost-response", operation: "delete", times: 1 });
       const [outcome] = await harness.workspace.deleteFiles(["once"], { retry: QUICK_RETRY });
-      assert.equal(outcome?.status, "done", "the file was there, and is deleted");
+      // The second attempt finds nothing; whether that was the first one's work nobody can know.
+      assert.ok(outcome?.status === "done" || outcome?.status === "skipped");
       witness("faults that struck", harness.place.faults?.struck() ?? 0, 1);
       assert.deepEqual(await harness.list(), []);
     },
@@ -756,22 +769,47 @@ const cases: readonly CaseOfGroup[] = [
   },
 ];
 
-async function abortInTheMiddle(harness: Harness, call: (context: OperationContext) => Promise<unknown>): Promise<void> {
-  const stop = new AbortController();
-  let abortedAt = 0;
-  const abort = (): void => {
-    if (abortedAt !== 0) return;
-    abortedAt = performance.now();
-    stop.abort();
-  };
-  const context = harness.context({ signal: stop.signal, onThrottle: abort, onProgress: abort });
-  const failure = await call(context).then(
-    () => undefined,
-    (reason: unknown) => reason ?? new Error("nothing"),
-  );
-  assert.ok(abortedAt !== 0, "the broker asked the bandwidth limit and reported progress not once");
-  assert.ok(failure !== undefined, "what was aborted in its middle should reject");
-  assert.ok(performance.now() - abortedAt < SETTLE_MS, `it took ${(performance.now() - abortedAt).toFixed(0)} ms to settle`);
+/**
+ * Calls off a transfer as soon as its first bytes move. What moves in one step, or in another process that tells of it later, may
+ * have ended by then; it gets a file that takes its time, and is called off by the clock.
+ */
+async function abortInTheMiddle(
+  harness: Harness,
+  transfer: {
+    readonly prepare?: (localPath: string) => Promise<unknown>;
+    readonly call: (localPath: string, context: OperationContext) => Promise<unknown>;
+  },
+): Promise<void> {
+  for (const { mebibytes, by } of [{ mebibytes: 8, by: "bytes" } as const, { mebibytes: 192, by: "time" } as const]) {
+    const localPath = harness.localPath();
+    await writeFile(localPath, "");
+    await truncate(localPath, mebibytes * 1024 * 1024);
+    await harness.workspace.deleteFiles(["dir/one"]);
+    await transfer.prepare?.(localPath);
+    const stop = new AbortController();
+    let abortedAt = 0;
+    const abort = (): void => {
+      if (abortedAt !== 0) return;
+      abortedAt = performance.now();
+      stop.abort();
+    };
+    const timer = by === "time" ? setTimeout(abort, 30) : undefined;
+    const onMove = by === "bytes" ? abort : undefined;
+    // A digest, so that the bytes are read and not left to the kernel.
+    const context = harness.context({ signal: stop.signal, checksum: "sha256", onThrottle: onMove, onProgress: onMove });
+    const failure = await transfer.call(localPath, context).then(
+      () => undefined,
+      (reason: unknown) => reason ?? new Error("nothing"),
+    );
+    clearTimeout(timer);
+    await rm(localPath);
+    if (failure === undefined) continue;
+    assert.ok(abortedAt !== 0, `it failed by itself: ${describeError(failure)}`);
+    const took = performance.now() - abortedAt;
+    assert.ok(took < SETTLE_MS, `it took ${took.toFixed(0)} ms to settle`);
+    return;
+  }
+  throw new assert.AssertionError({ message: "what was aborted in its middle should reject" });
 }
 
 function counting(onCall: () => void): (broker: Broker) => Broker {
