@@ -391,3 +391,26 @@ test("uploads of a directory, a missing file and a file fail or succeed by thems
   );
   expect(error.outcomes.map(statusOf)).toEqual(["failed NOT_A_FILE", "failed FILE_NOT_FOUND", "done"]);
 });
+
+test.each(["in a batch", "one by one"])("a deletion whose first answer was lost counts as done (%s)", async (form) => {
+  const memory = createMemoryBroker();
+  let answers = 0;
+  const lose = <T>(value: T): T => {
+    if (answers++ === 0) throw Object.assign(new Error("the answer was lost"), { code: "ECONNRESET" });
+    return value;
+  };
+  const { deleteFiles, ...single } = memory;
+  const broker: Broker = {
+    ...single,
+    deleteFile: async (file, context) => lose(await memory.deleteFile(file, context)),
+    ...(form === "in a batch" && {
+      async *deleteFiles(files, context) {
+        for await (const result of deleteFiles(files, context)) yield lose(result);
+      },
+    }),
+  };
+  const workspace = await filled({ broker });
+  const [outcome] = await workspace.deleteFiles(["a"], { retry: { baseDelayMs: 1 } });
+  expect(outcome).toMatchObject({ status: "done", method: "delete", attempts: 2 });
+  expect(await workspace.deleteFiles(["a"])).toMatchObject([{ status: "skipped", reason: "missing" }]);
+});

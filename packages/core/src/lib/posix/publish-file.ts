@@ -2,6 +2,7 @@ import { constants, fsync, futimesSync, linkSync, lstatSync, openSync, renameSyn
 import { basename, dirname } from "node:path";
 import { promisify } from "node:util";
 import { escapePath } from "../file-path.ts";
+import { toFileTime } from "../file-time.ts";
 import { addLeftover } from "../local-file.ts";
 import { StowageError } from "../stowage-error.ts";
 import { assertLocalPath, kindOf, OpenFile } from "./open-file.ts";
@@ -215,19 +216,10 @@ export function keepModified(fd: number, stats: Pick<Stats, "mtimeMs">): void {
 /** As `keepModified`; milliseconds since 1970, with fractions. */
 export function setModified(fd: number, milliseconds: number): void {
   try {
-    futimesSync(fd, Date.now() / 1000, toTime(milliseconds));
+    futimesSync(fd, Date.now() / 1000, toFileTime(milliseconds));
   } catch (error) {
     if (!isErrno(error, ...NO_ATTRIBUTES)) throw error;
   }
-}
-
-/** Some versions of libuv cut to microseconds what a double of seconds only comes near: aim at the middle of the wanted one, so that the milliseconds stay equal. */
-function toTime(milliseconds: number): number | Date {
-  // Node takes negative numbers for "now".
-  if (milliseconds < 0) return new Date(Math.round(milliseconds));
-  const seconds = Math.floor(milliseconds / 1000);
-  const microseconds = Math.floor((milliseconds - seconds * 1000) * 1000);
-  return seconds + (microseconds + 0.5) / 1e6;
 }
 
 /** Brings a file's content to stable storage. */
