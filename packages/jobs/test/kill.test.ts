@@ -82,6 +82,7 @@ function createRandom(seed: number): (below: number) => number {
 }
 
 describe("a runner that is killed", () => {
+  let runnerPid = 0;
   const pidsOf = (script: string): string => `echo $$ >> "${world.path("pids")}"; ${script}`;
 
   test("takes its command with it at once, whatever the command thinks of that", async () => {
@@ -109,12 +110,7 @@ describe("a runner that is killed", () => {
     const runner = await startRunner({ name: "demo", command: ["sh", "-c", pidsOf(flee)] }, {});
     for (let line = await runner.lines.next(); line.done !== true && !line.value.startsWith("output"); ) line = await runner.lines.next();
     const pids = await readPids();
-    const guard = (await readdir("/proc"))
-      .filter((name) => /^\d+$/u.test(name))
-      .find(
-        (pid) =>
-          existsSync(`/proc/${pid}/cmdline`) && readFileSync(`/proc/${pid}/cmdline`, "latin1").includes(`stowage-guard\0${pids[0]}\0`),
-      );
+    const [guard] = guardsOf(pids[0]!);
     process.kill(Number(guard), "SIGKILL");
     runner.child.kill("SIGKILL");
     await untilExit(runner);
@@ -130,10 +126,32 @@ describe("a runner that is killed", () => {
     for (let line = await runner.lines.next(); line.done !== true && !line.value.startsWith("output"); ) line = await runner.lines.next();
     const pids = await readPids();
     // Alive, it is nobody's orphan.
-    expect((await sweepJobs(world.path("elsewhere"))).stopped).toEqual([]);
+    await sweepJobs(world.path("elsewhere"));
+    expect(pids.filter(isRunning)).toEqual(pids);
     runner.child.kill("SIGKILL");
     await untilExit(runner);
-    expect((await sweepJobs(world.path("elsewhere"))).stopped.length).toBeGreaterThan(0);
+    await sweepJobs(world.path("elsewhere"));
+    expect(await untilGone(pids, 1000)).toEqual([]);
+  });
+
+  test("just when it starts its command leaves no orphan to the run that resumes it", async () => {
+    const job: JobSpecInput = { name: "demo", command: ["sh", "-c", pidsOf(`[ -e "${world.path("flag")}" ] && exit 0; exec sleep 300`)] };
+    // Where the journal cannot take the record of what was started, the runner dies right there.
+    const runner = await startRunner(job, {});
+    for (let line = await runner.lines.next(); line.done !== true && line.value !== "step-started main"; ) line = await runner.lines.next();
+    for (let pids = await readPids(); pids.length === 0; pids = await readPids()) await sleep(5);
+    const [guard] = guardsOf((await readPids())[0]!);
+    if (guard !== undefined) process.kill(guard, "SIGKILL");
+    runner.child.kill("SIGKILL");
+    await untilExit(runner);
+    // As if it had died a moment earlier.
+    const journal = world.path("scratch/demo/.stowage/journal.jsonl");
+    const lines = (await readFile(journal, "utf8")).split("\n").filter((line) => !line.startsWith('{"type":"started"'));
+    await writeFile(journal, lines.join("\n"));
+    const pids = await readPids();
+    expect(pids.filter(isRunning)).toEqual(pids);
+    await world.put("flag", "");
+    expect(await finish(await startRunner(job, { resume: true }))).toMatchObject({ status: "succeeded", resumed: true });
     expect(await untilGone(pids, 1000)).toEqual([]);
   });
 
@@ -149,6 +167,7 @@ describe("a runner that is killed", () => {
     const runner = await startRunner(job, { workspaces, brokerModules: [...MODULES, import.meta.resolve("@stowage/broker-host")] });
     for (let line = await runner.lines.next(); line.done !== true && line.value !== "step-started post"; ) line = await runner.lines.next();
     await sleep(700);
+    runnerPid = runner.child.pid!;
     const steps = stepProcesses();
     expect(steps).toHaveLength(1);
     runner.child.kill("SIGKILL");
@@ -162,23 +181,28 @@ describe("a runner that is killed", () => {
     expect(await world.files("results")).toEqual({ "1": "1" });
   });
 
-  function stepProcesses(): number[] {
-    return readdirSyncProc().filter((pid) => {
-      try {
-        return (
-          readFileSync(`/proc/${pid}/cmdline`, "latin1").includes("packages/jobs/src/step.ts") &&
-          readFileSync(`/proc/${pid}/environ`, "latin1").includes("STOWAGE_RUN_MARK=")
-        );
-      } catch {
-        return false;
-      }
-    });
-  }
-
-  function readdirSyncProc(): number[] {
+  function processes(test: (commandLine: string, pid: number) => boolean): number[] {
     return readdirSync("/proc")
       .filter((name) => /^\d+$/u.test(name))
-      .map(Number);
+      .map(Number)
+      .filter((pid) => {
+        try {
+          return test(readFileSync(`/proc/${pid}/cmdline`, "latin1"), pid);
+        } catch {
+          return false;
+        }
+      });
+  }
+
+  /** Of this test's world: other tests run step processes of their own. */
+  function stepProcesses(): number[] {
+    return processes(
+      (line, pid) => line.includes("packages/jobs/src/step.ts") && readFileSync(`/proc/${pid}/stat`, "latin1").includes(` ${runnerPid} `),
+    );
+  }
+
+  function guardsOf(group: number): number[] {
+    return processes((line) => line.includes(`stowage-guard\0${group}\0`));
   }
 
   test(`at ${ROUNDS} random points can be resumed to complete and right outputs, or swept without a trace`, async () => {

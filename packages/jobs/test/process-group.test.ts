@@ -11,6 +11,7 @@ import {
   findOrphans,
   findRecordedProcesses,
   killRecordedProcesses,
+  killUntilGone,
   parseProcessRecord,
   RUN_MARK,
   recordProcess,
@@ -73,12 +74,28 @@ describe("recorded processes", () => {
   });
 
   test("are orphans when their runner is dead, not while it lives or cannot be seen", async () => {
-    await start(createRunMark("r1", self));
-    await start(createRunMark("r1", { ...self, pidNamespace: "pid:[1]", pid: 1 }));
-    await start("not a mark of ours");
-    expect(findOrphans()).toEqual([]);
+    const [live, foreign, stranger] = [
+      await start(createRunMark("r1", self)),
+      await start(createRunMark("r1", { ...self, pidNamespace: "pid:[1]", pid: 1 })),
+      await start("not a mark of ours"),
+    ];
     const orphan = await start(createRunMark("r1", { ...self, startTime: "1" }));
-    expect(findOrphans()).toEqual([orphan.pid]);
+    // Other tests may have orphans of their own, and sweep this one.
+    const own = [live, foreign, stranger, orphan].map(({ pid }) => pid);
+    const ours = (pids: readonly number[]): number[] => pids.filter((pid) => own.includes(pid));
+    for (const found of [ours(findOrphans()), ours(findOrphans("r1"))])
+      expect(orphan.signalCode === null ? found : [orphan.pid]).toEqual([orphan.pid]);
+    expect(findOrphans("r2")).toEqual([]);
+  });
+
+  test("that are about to appear are waited for", async () => {
+    const marks = new Set<number>();
+    setTimeout(() => void start("").then(({ pid }) => marks.add(pid)), 150);
+    const find = (): number[] => [...marks].filter((pid) => recordProcess(pid, "") !== undefined);
+    expect(await killUntilGone(find)).toEqual([]);
+    expect(marks.size).toBe(0);
+    expect(await killUntilGone(find, { lookMs: 500 })).toEqual([]);
+    expect(marks.size).toBe(1);
   });
 });
 

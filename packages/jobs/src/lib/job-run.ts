@@ -474,7 +474,8 @@ export class JobRun {
 
   async #startStep(step: StepName): Promise<{ readonly started: number; readonly startedAt: string }> {
     const startedAt = now();
-    await this.#journal.append({ type: "step-started", at: startedAt, step });
+    const spawns = step === "main" || this.#options.brokerModules !== undefined;
+    await this.#journal.append({ type: "step-started", at: startedAt, step, spawns });
     this.#emit({ type: "step-started", step });
     return { started: performance.now(), startedAt };
   }

@@ -9,6 +9,7 @@ import { describeOwner, type Owner } from "./owner.ts";
 import {
   createRunMark,
   findOrphans,
+  findRecordedProcesses,
   kill,
   killRecordedProcesses,
   killUntilGone,
@@ -38,6 +39,9 @@ const DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 /** How long output is still read after the command has ended, from whatever holds it open. */
 const DRAIN_MS = 1000;
 
+/** How long a process may take, on a busy machine, from being made by a runner that is then killed to being itself. */
+const STARTING_MS = 1000;
+
 /** How long a stage step that has said its result may take to end. */
 const STAGE_END_MS = 2000;
 
@@ -54,14 +58,15 @@ export function createLocalRuntime(options: LocalRuntimeOptions = {}): JobRuntim
       return { directory: run.directory, linkPartial: options.trustJob ?? run.spec.trustJob };
     },
     runStep: (step, io) => (step.role === "main" ? runMain(step, io) : runStage(step, io, options)),
-    stop: async (_run, started) => {
+    stop: async ({ runId }, started, { isStarting }) => {
       const records = started.map(parseProcessRecord).filter((record) => record !== undefined);
-      return (await killRecordedProcesses(records)).map((pid) => `process ${pid}`);
+      const find = (): number[] => [...new Set([...findRecordedProcesses(records), ...findOrphans(runId)])];
+      return (await killUntilGone(find, { lookMs: isStarting ? STARTING_MS : 0 })).map((pid) => `process ${pid}`);
     },
     remove: (run) => emptyDirectory(run.directory, [".stowage"]),
     sweep: async () => {
       const orphans = findOrphans();
-      const left = await killUntilGone(findOrphans, orphans.length === 0 ? 0 : 5000);
+      const left = await killUntilGone(() => findOrphans());
       return orphans.filter((pid) => !left.includes(pid)).map((pid) => `process ${pid}`);
     },
   };
