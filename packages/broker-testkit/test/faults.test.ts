@@ -47,7 +47,7 @@ describe("a faulty broker", () => {
   test("works until it is told to fail, fails as often as it was told, and works again", async () => {
     const { broker, faults } = createFaultyBroker(createMemoryBroker());
     await upload(broker, "a");
-    faults.inject({ kind: "unavailable", operation: "upload", times: 2 });
+    await faults.inject({ kind: "unavailable", operation: "upload", times: 2 });
     for (let count = 0; count < 2; count++) await expect(upload(broker, "b")).rejects.toBeInstanceOf(InjectedFault);
     await upload(broker, "c");
     expect(faults.struck()).toBe(2);
@@ -56,37 +56,37 @@ describe("a faulty broker", () => {
 
   test("strikes only the operation that it was told of, until it is cleared", async () => {
     const { broker, faults } = createFaultyBroker(createMemoryBroker());
-    faults.inject({ kind: "denied", operation: "delete", times: Number.POSITIVE_INFINITY });
+    await faults.inject({ kind: "denied", operation: "delete", times: Number.POSITIVE_INFINITY });
     await upload(broker, "a");
     const error: unknown = await broker.deleteFile({ path: path("a") }, createTestContext()).catch((reason: unknown) => reason);
     expect(broker.errorCode(error)).toMatchObject({ code: "PERMISSION_DENIED" });
-    faults.clear();
+    await faults.clear();
     expect(await broker.deleteFile({ path: path("a") }, createTestContext())).toBe("deleted");
   });
 
   test("has done what it was asked when only its answer is lost", async () => {
     const { broker, faults } = createFaultyBroker(createMemoryBroker());
-    faults.inject({ kind: "lost-response", operation: "upload", times: 1 });
+    await faults.inject({ kind: "lost-response", operation: "upload", times: 1 });
     await expect(upload(broker, "a")).rejects.toThrow("lost-response");
     expect(await list(broker)).toEqual(["a"]);
   });
 
   test("breaks in the middle of the bytes and leaves nothing", async () => {
     const { broker, faults } = createFaultyBroker(createMemoryBroker());
-    faults.inject({ kind: "reset", operation: "upload", times: 1 });
+    await faults.inject({ kind: "reset", operation: "upload", times: 1 });
     await expect(upload(broker, "a")).rejects.toThrow("reset");
     expect(await list(broker)).toEqual([]);
   });
 
   test("is silent until its caller gives up, or until it is cleared", async () => {
     const { broker, faults } = createFaultyBroker(createMemoryBroker());
-    faults.inject({ kind: "stall", operation: "stat", times: Number.POSITIVE_INFINITY });
+    await faults.inject({ kind: "stall", operation: "stat", times: Number.POSITIVE_INFINITY });
     const stop = new AbortController();
     const given = broker.statFile({ path: path("a") }, createTestContext({ signal: stop.signal }));
     setTimeout(() => stop.abort(new Error("enough")), 10);
     await expect(given).rejects.toThrow("enough");
     const waiting = broker.statFile({ path: path("a") }, createTestContext());
-    setTimeout(() => faults.clear(), 10);
+    setTimeout(() => void faults.clear(), 10);
     await expect(waiting).rejects.toThrow("stall");
   });
 
@@ -104,10 +104,10 @@ describe("a faulty broker", () => {
     const { broker, faults } = createFaultyBroker(createMemoryBroker(), { movesByCopy: true });
     await upload(broker, "a");
     const move = (): Promise<unknown> => broker.moveFile({ file: { path: path("a") }, newPath: path("b") }, createTestContext());
-    faults.inject({ kind: "unavailable", operation: "move", step: "copy", times: 1 });
+    await faults.inject({ kind: "unavailable", operation: "move", step: "copy", times: 1 });
     await expect(move()).rejects.toThrow();
     expect(await list(broker)).toEqual(["a"]);
-    faults.inject({ kind: "unavailable", operation: "move", step: "delete", times: 1 });
+    await faults.inject({ kind: "unavailable", operation: "move", step: "delete", times: 1 });
     await expect(move()).rejects.toThrow();
     expect(await list(broker)).toEqual(["a", "b"]);
     await move();
@@ -177,7 +177,6 @@ describe("workloads and names", () => {
     const root = join(directory, "tree");
     await writeWorkload(root, files);
     expect((await readdir(root, { recursive: true, withFileTypes: true })).filter((entry) => entry.isFile())).toHaveLength(30);
-    const { createHash } = await import("node:crypto");
     for (const file of files) {
       const bytes = await readFile(join(root, file.path));
       expect(bytes.length).toBe(file.size);
