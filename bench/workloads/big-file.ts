@@ -92,29 +92,29 @@ const reflink = defineWorkload<ReflinkData>({
   name: "reflink-big-file",
   title: "Copy one file on XFS by reflink: no matter how large",
   description:
-    "A 4 GiB (quick mode 1 GiB) and a 4 MiB file on an XFS with reflinks. What clones takes the same time for both; nobody is told to clone. Every copy is compared with the source byte for byte.",
+    "A 4 GiB (quick mode 1 GiB) and a 128 MiB file on an XFS with reflinks. What clones takes the same time for both; nobody is told to clone. Every copy is compared with the source byte for byte.",
   metric: { kind: "wall" },
   base: "cp, 4 GiB",
-  targets: [{ contestant: "stowage upload, 4 GiB", limit: 1.25, of: { kind: "ratio", versus: "stowage upload, 4 MiB" } }],
+  targets: [{ contestant: "stowage upload, 4 GiB", limit: 1.25, of: { kind: "ratio", versus: "stowage upload, 128 MiB" } }],
   rounds: { full: 7, quick: 3 },
   writes: true,
   fileSystem: "xfs",
   async prepare(arena) {
     const folder = arena.folder("reflink");
-    const data = { big: bigFile(arena, folder), small: makeBigFile(join(folder, "small.bin"), 4 * 1024 ** 2) };
+    const data = { big: bigFile(arena, folder), small: makeBigFile(join(folder, "small.bin"), 128 * 1024 ** 2) };
     execFileSync("sync", ["-f", folder]); // a clone waits for its source's dirty pages
     return data;
   },
   arrange: makeFolder,
   verify(run, { reported }, contestant) {
-    verifyBigFile(stored(run), contestant.endsWith("4 MiB") ? run.data.small : run.data.big);
+    verifyBigFile(stored(run), contestant.endsWith("128 MiB") ? run.data.small : run.data.big);
     if (contestant.startsWith("stowage") && reported.method !== "reflink") throw new Error(`the method was ${reported.method}`);
   },
   contestants: [
     { name: "cp, 4 GiB", tool: "cp", start: { command: (run) => ["cp", run.data.big.path, stored(run)] } },
-    { name: "cp, 4 MiB", tool: "cp", start: { command: (run) => ["cp", run.data.small.path, stored(run)] } },
+    { name: "cp, 128 MiB", tool: "cp", start: { command: (run) => ["cp", run.data.small.path, stored(run)] } },
     { name: "stowage upload, 4 GiB", tool: "stowage", start: reflinkUpload("big") },
-    { name: "stowage upload, 4 MiB", tool: "stowage", start: reflinkUpload("small") },
+    { name: "stowage upload, 128 MiB", tool: "stowage", start: reflinkUpload("small") },
     {
       name: "fs-extra.copy, 4 GiB",
       tool: "fs-extra",
