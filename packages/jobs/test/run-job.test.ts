@@ -378,6 +378,25 @@ describe("the command", () => {
     expect(statuses(result)).toEqual(["pre succeeded", "main failed", "post skipped"]);
   });
 
+  test("that is given more than the system hands over could not be started", async () => {
+    expect(await run(job({ inputs: [], command: ["true", "x".repeat(3_000_000)] }))).toMatchObject({
+      exitCode: 165,
+      errors: [{ message: expect.stringContaining("too long") }],
+    });
+  });
+
+  test("that ends at once has all that it wrote passed on", async () => {
+    for (let round = 0; round < 5; round++) {
+      let text = "";
+      await run(shell("echo quick"), {
+        onEvent: (event) => {
+          if (event.type === "output") text += Buffer.from(event.chunk).toString();
+        },
+      });
+      expect(text).toBe("quick\n");
+    }
+  });
+
   test("that runs into its time limit is asked to end", async () => {
     const result = await run(
       shell("trap 'echo asked > \"$STOWAGE_OUTPUT/a.txt\"; exit 0' TERM; echo up; while :; do sleep 0.05; done", {

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process";
 import { mkdir, stat } from "node:fs/promises";
 import { createRequire } from "node:module";
 import type { Readable, Writable } from "node:stream";
@@ -79,17 +79,16 @@ async function runMain(step: MainStep, io: StepIo): Promise<StepExit> {
   io.signal.throwIfAborted();
   const mark = createRunMark(step.run.runId, thisOwner());
   const [program, ...args] = command as readonly [string, ...string[]];
-  const child = spawn(program, args, {
+  const child = await start(program, args, {
     cwd: workingDirectory,
     env: { ...passedOnEnvironment(), ...step.environment, [RUN_MARK]: mark },
     detached: true,
     stdio: ["ignore", "pipe", "pipe"],
   });
-  const failure = await untilSpawned(child);
-  if (failure !== undefined) return { status: "not-started", message: describeSpawnFailure(program, failure) };
+  if (child instanceof Error) return { status: "not-started", message: describeSpawnFailure(program, child) };
 
   const guard = guardGroup(child.pid!);
-  const record = recordProcess(child.pid!, mark) ?? { group: child.pid!, leader: thisOwner(), mark };
+  const record = recordStarted(child, mark);
   return superviseGroup(child, record, io, {
     onAbort: () => kill(-record.group, "SIGTERM"),
     onEnd: () => guard.dismiss(),
@@ -102,11 +101,10 @@ async function runStage(step: StageStep, io: StepIo, options: LocalRuntimeOption
   const [program, ...args] = options.stepCommand ?? defaultStepCommand();
   if (program === undefined) throw new StowageError("stepCommand is empty; name a program", { code: "INVALID_ARGUMENT" });
   const mark = createRunMark(step.run.runId, thisOwner());
-  const child = spawn(program, args, { env: { ...process.env, [RUN_MARK]: mark }, detached: true, stdio: ["pipe", "pipe", "pipe"] });
-  const failure = await untilSpawned(child);
-  if (failure !== undefined) return { status: "not-started", message: describeSpawnFailure(program, failure) };
+  const child = await start(program, args, { env: { ...process.env, [RUN_MARK]: mark }, detached: true, stdio: ["pipe", "pipe", "pipe"] });
+  if (child instanceof Error) return { status: "not-started", message: describeSpawnFailure(program, child) };
 
-  const record = recordProcess(child.pid!, mark) ?? { group: child.pid!, leader: thisOwner(), mark };
+  const record = recordStarted(child, mark);
   const send = createSender(child.stdin!);
   let end: NodeJS.Timeout | undefined;
   const messages = createMessageReader({
@@ -233,11 +231,24 @@ function guardGroup(group: number): Guard {
   };
 }
 
-function untilSpawned(child: ChildProcess): Promise<Error | undefined> {
-  return new Promise((resolve) => {
-    child.once("spawn", () => resolve(undefined));
-    child.once("error", resolve);
-  });
+/** The process, or why there is none: some reasons are thrown, some come as an event. */
+async function start(program: string, args: readonly string[], options: SpawnOptions): Promise<ChildProcess | Error> {
+  try {
+    const child = spawn(program, args, options);
+    return await new Promise<ChildProcess | Error>((resolve) => {
+      child.once("spawn", () => resolve(child));
+      child.once("error", resolve);
+    });
+  } catch (error) {
+    if (error instanceof Error) return error;
+    throw error;
+  }
+}
+
+/** Of one that has ended already only the mark is left to know others by. */
+function recordStarted(child: ChildProcess, mark: string): ProcessRecord {
+  const pid = child.pid!;
+  return recordProcess(pid, mark) ?? { group: pid, leader: { ...thisOwner(), pid, startTime: "" }, mark };
 }
 
 async function describeBadDirectory(path: string): Promise<string | undefined> {
@@ -272,7 +283,17 @@ function passedOnEnvironment(): Record<string, string> {
 }
 
 function defaultStepCommand(): readonly string[] {
-  return [process.execPath, createRequire(import.meta.url).resolve("@stowage/jobs/step")];
+  try {
+    return [process.execPath, createRequire(import.meta.url).resolve("@stowage/jobs/step")];
+  } catch (error) {
+    throw new StowageError(
+      "the program of the pre and post step, @stowage/jobs/step, is not there (in a bundle, perhaps); give stepCommand",
+      {
+        code: "UNSUPPORTED",
+        cause: error,
+      },
+    );
+  }
 }
 
 function thisOwner(): Owner {
