@@ -466,13 +466,17 @@ describe("a broker with batch methods", () => {
     expect((await workspace.deleteFiles(["a", "zzz", "b"], { concurrency: 1 })).map(statusOf)).toEqual(["done", "skipped missing", "done"]);
   });
 
-  test("a chunk that does not move a byte is stalled as one, and repeated", async () => {
+  test.each(["throws", "ends"])("a chunk that does not move a byte is stalled as one, and repeated (its generator %s)", async (way) => {
     let calls = 0;
     const broker = batchBroker({
       async *uploadFiles(uploads, { signal }) {
         calls++;
         for (const [index, { file }] of uploads.entries()) {
-          if (calls === 1 && index === 1) await untilAborted(signal);
+          if (calls === 1 && index === 1) {
+            if (way === "throws") await untilAborted(signal);
+            await untilAborted(signal).catch(() => undefined);
+            return;
+          }
           yield { index, ok: true, value: detailsOf(file) };
         }
       },

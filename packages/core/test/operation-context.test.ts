@@ -36,7 +36,7 @@ describe("an operation's context", () => {
       copy.progress(1);
       return copy.signal === context.signal && !copy.signal.aborted;
     });
-    expect(result).toEqual({ ok: true, value: true });
+    expect(result).toMatchObject({ ok: true, value: true });
   });
 
   test("has an id of letters and digits that never repeats", () => {
@@ -122,7 +122,7 @@ describe("the end of a scope", () => {
     const scope = scopeWith();
     const run = scope.run(() => sleep(30).then(() => "stored"));
     scope.cancel(cancelled);
-    expect(await run).toEqual({ ok: true, value: "stored" });
+    expect(await run).toMatchObject({ ok: true, value: "stored" });
   });
 
   test("the deadline ends it with TIMEOUT, one in the past at once", async () => {
@@ -185,7 +185,7 @@ describe("the end of a scope", () => {
     const scope = scopeWith();
     scope.cancel(cancelled);
     const done = await scope.run(async ({ signal }) => sleep(20).then(() => signal.aborted), { epilogue: true });
-    expect(done).toEqual({ ok: true, value: false });
+    expect(done).toMatchObject({ ok: true, value: false });
     const before = performance.now();
     expect(await scope.run(() => forever(), { epilogue: true })).toMatchObject({ ok: false, abandoned: true });
     expect(performance.now() - before).toBeLessThan(950);
@@ -204,7 +204,7 @@ describe("the stall watchdog", () => {
     });
     const stuck = await scope.run(({ signal }) => untilAborted(signal));
     expect(stuck).toMatchObject({ ok: false, reason: { code: "STALLED", retryable: true } });
-    expect(await lively).toEqual({ ok: true, value: "arrived" });
+    expect(await lively).toMatchObject({ ok: true, value: "arrived" });
     expect(scope.ended).toBeUndefined();
   });
 
@@ -218,12 +218,12 @@ describe("the stall watchdog", () => {
       await context.throttle(300);
       return "patient";
     });
-    expect(result).toEqual({ ok: true, value: "patient" });
+    expect(result).toMatchObject({ ok: true, value: "patient" });
   });
 
   test("0 never", async () => {
     const scope = scopeWith({ stallTimeoutMs: 0 });
-    expect(await scope.run(() => sleep(100).then(() => "slow"))).toEqual({ ok: true, value: "slow" });
+    expect(await scope.run(() => sleep(100).then(() => "slow"))).toMatchObject({ ok: true, value: "slow" });
   });
 
   test("an abort ends the wait for memory", async () => {

@@ -1,6 +1,5 @@
-import { readdir, readFile, stat } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { afterEach, describe, expect, test } from "vitest";
+import { mkdir, readdir, readFile, stat, utimes } from "node:fs/promises";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import type { Broker, FileReader, FileWriter } from "../src/lib/broker.ts";
 import { digestOf } from "../src/lib/digest.ts";
 import { createLimits } from "../src/lib/limits.ts";
@@ -24,6 +23,7 @@ function workspaceOf(name: string, broker: Broker = createMemoryBroker(), init: 
 }
 
 afterEach(async () => {
+  vi.unstubAllEnvs();
   await Promise.all(opened.splice(0).map((workspace) => workspace.close({ signal: AbortSignal.abort() }).catch(() => undefined)));
 });
 
@@ -126,17 +126,28 @@ describe("the way that a transfer takes", () => {
     ["source", ["openRead"], []],
     ["target", [], ["openWrite"]],
   ] as const)("where the %s cannot stream, through a temporary file that is gone afterwards", async (_side, sourceLacks, targetLacks) => {
-    const before = (await readdir(tmpdir())).filter((name) => /^stowage-(?!test)/u.test(name));
+    const spool = directory.join(`spool-${_side}`);
+    await mkdir(spool);
+    vi.stubEnv("TMPDIR", spool);
     const source = workspaceOf("source", without(createMemoryBroker(), ...sourceLacks));
     await put(source, "a", "content");
-    const { broker, calls } = noted(without(createMemoryBroker(), ...targetLacks));
+    const spooled: number[] = [];
+    const memory = without(createMemoryBroker(), ...targetLacks);
+    const { broker, calls } = noted({
+      ...memory,
+      async uploadFile(upload, context) {
+        spooled.push((await readdir(spool)).length);
+        return memory.uploadFile(upload, context);
+      },
+    });
     const target = workspaceOf("target", broker);
     const [outcome] = await transferFiles(source, target, [{ file: "a" }]);
     expect(outcome).toMatchObject({ status: "done", verified: "digest", bytes: 7 });
     expect(calls).toEqual(["uploadFile"]);
     expect(await contentOf(target, "a")).toBe("content");
     expect((await target.statFile("a"))?.modified).toEqual((await source.statFile("a"))?.modified);
-    expect((await readdir(tmpdir())).filter((name) => /^stowage-(?!test)/u.test(name))).toEqual(before);
+    expect(spooled).toEqual([1]);
+    expect(await readdir(spool)).toEqual([]);
   });
 
   test("a detour is verified no better than its weaker half", async () => {
@@ -374,6 +385,21 @@ describe("a batch of transfers", () => {
     expect((await transferFiles(source, target, items, options)).map(statusOf)).toEqual(["skipped same", "skipped same"]);
     await put(source, "b", "B");
     expect((await transferFiles(source, target, items, options)).map(statusOf)).toEqual(["skipped same", "done"]);
+  });
+
+  test("with skip-same a digest that both know counts more than the time", async () => {
+    const [source, target] = [workspaceOf("source"), workspaceOf("target")];
+    const time = new Date(1_000_000);
+    for (const [workspace, content] of [
+      [source, "one"],
+      [target, "two"],
+    ] as const) {
+      const localPath = await directory.write("timed", content);
+      await utimes(localPath, time, time);
+      await workspace.uploadFiles([{ file: "a", localPath }]);
+    }
+    expect((await transferFiles(source, target, [{ file: "a" }], { ifExists: "skip-same" })).map(statusOf)).toEqual(["done"]);
+    expect(await contentOf(target, "a")).toBe("one");
   });
 
   test("onto itself does nothing, and chains inside one workspace conflict", async () => {

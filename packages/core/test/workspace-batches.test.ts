@@ -364,6 +364,8 @@ describe("a dry run", () => {
       ),
     );
     expect(error.outcomes.map(statusOf)).toEqual(["planned", "failed FILE_NOT_FOUND", "planned"]);
+    const onto = await transferErrorOf(workspace.moveFiles([{ file: "a", newPath: "b" }], { dryRun: true }));
+    expect(onto.outcomes.map(statusOf)).toEqual(["failed FILE_EXISTS"]);
     expect(error.outcomes[0]).toMatchObject({ bytes: 5, wouldReplace: false });
     const deletions = await workspace.deleteFiles(["a", "zz"], { dryRun: true });
     expect(deletions.map(statusOf)).toEqual(["planned", "skipped missing"]);

@@ -187,7 +187,7 @@ describe("listing", () => {
       },
     });
     const failure = new Error("stop listing");
-    const { error } = await drain(
+    const { values, error } = await drain(
       workspaceOf({ broker }).listFiles("", {
         onProblem: () => {
           throw failure;
@@ -195,6 +195,7 @@ describe("listing", () => {
       }),
     );
     expect(error).toBe(failure);
+    expect(values).toEqual([]);
     expect(seen).toBeUndefined();
   });
 
@@ -246,6 +247,67 @@ describe("listing", () => {
     expect(error).toMatchObject({ code: "CANCELLED" });
     const early = await drain(workspaceOf({ broker }).listFiles("", { signal: AbortSignal.abort() }));
     expect([early.values.length, (early.error as { code: string }).code]).toEqual([0, "CANCELLED"]);
+  });
+
+  test("several who ask at once get entries one after the other, and all hear of the end", async () => {
+    const broker = batchBroker({
+      async *listFiles() {
+        for (const name of ["a", "b", "c"]) {
+          await sleep(2);
+          yield entry(name);
+        }
+      },
+    });
+    const iterator = workspaceOf({ broker }).listFiles()[Symbol.asyncIterator]();
+    const results = await Promise.all(Array.from({ length: 5 }, () => iterator.next()));
+    expect(results.map((result) => (result.done === true ? undefined : result.value.file.path))).toEqual([
+      "a",
+      "b",
+      "c",
+      undefined,
+      undefined,
+    ]);
+  });
+
+  test("to stop while an entry is awaited stops the broker too", async () => {
+    let ended = false;
+    const broker = batchBroker({
+      async *listFiles(_directory, _options, { signal }) {
+        try {
+          yield entry("a");
+          await untilAborted(signal);
+        } finally {
+          ended = true;
+        }
+      },
+    });
+    const iterator = workspaceOf({ broker }).listFiles()[Symbol.asyncIterator]();
+    await iterator.next();
+    const waiting = iterator.next();
+    await sleep(5);
+    await iterator.return?.();
+    expect(await waiting).toEqual({ done: true, value: undefined });
+    expect(ended).toBe(true);
+  });
+
+  test("does nothing until somebody asks", async () => {
+    let begun = 0;
+    const broker = batchBroker({
+      async *listFiles() {
+        begun++;
+        yield entry("a");
+      },
+    });
+    const workspace = workspaceOf({ broker });
+    const iterator = workspace.listFiles()[Symbol.asyncIterator]();
+    await sleep(5);
+    expect(begun).toBe(0);
+    await iterator.return?.();
+    expect((await iterator.next()).done).toBe(true);
+    expect(begun).toBe(0);
+    // Nothing that never began keeps the workspace open.
+    workspace.listFiles()[Symbol.asyncIterator]();
+    await workspace.close();
   });
 
   test("an abort while the consumer is busy ends it at the next entry, and the broker cleans up", async () => {

@@ -307,7 +307,7 @@ export function createBatch<Item, Parsed, Value>(
     for (const [index, entry] of unsettled.entries()) {
       if (entry === undefined) continue;
       if (result.ok) {
-        settleFailure(entry, new StowageError("the broker gave no outcome", { code: "UNKNOWN" }));
+        settleFailure(entry, result.reason ?? new StowageError("the broker gave no outcome", { code: "UNKNOWN" }));
         continue;
       }
       if (result.abandoned) {
