@@ -59,6 +59,7 @@ async function main(): Promise<void> {
   const interrupted = new AbortController();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => interrupted.abort(new Error(`stopped by ${signal}`)));
 
+  const chooseFileSystem = fileSystemChooser(options.image);
   const missing = new Map<Tool, string>();
   const versions: Partial<Record<Tool | "zod", string>> = {};
   for (const [command, debianPackage] of Object.entries(COMMANDS) as [keyof typeof COMMANDS, string][]) {
@@ -81,7 +82,7 @@ async function main(): Promise<void> {
     });
     for (const workload of chosen) {
       console.log(`\n${workload.name}: ${workload.title}`);
-      const fileSystem = chooseFileSystem(workload, options.image);
+      const fileSystem = chooseFileSystem(workload);
       if (fileSystem === "none") {
         console.warn(`  not run: it needs a mounted ${workload.fileSystem}`);
         continue;
@@ -136,13 +137,15 @@ function chooseWorkloads(only: string | undefined): readonly Workload[] {
   });
 }
 
-/** An ext4 of its own where this process may mount, unless `--no-image`; `"none"` when the workload cannot have what it is about. */
-function chooseFileSystem(workload: Workload, image: boolean | undefined): "ext4" | "xfs" | "none" | undefined {
-  if (workload.fileSystem === "xfs") return haveMounts() && haveCommand("mkfs.xfs", "xfsprogs") ? "xfs" : "none";
-  if (image === false) return undefined;
-  const isPossible = haveMounts() && haveCommand("mkfs.ext4", "e2fsprogs");
-  if (!isPossible && image === true) fail("--image needs root on Linux, and e2fsprogs");
-  return isPossible ? "ext4" : undefined;
+/** What a workload runs on: an ext4 of its own where this process may mount and was not told otherwise; `"none"` when it cannot have what it is about. */
+function fileSystemChooser(image: boolean | undefined): (workload: Workload) => "ext4" | "xfs" | "none" | undefined {
+  const mayMount = haveMounts();
+  const ext4 = image !== false && mayMount && haveCommand("mkfs.ext4", "e2fsprogs");
+  if (image === true && !ext4) fail("--image needs root on Linux, and e2fsprogs");
+  return ({ fileSystem }) => {
+    if (fileSystem === undefined) return ext4 ? "ext4" : undefined;
+    return mayMount && haveCommand("mkfs.xfs", "xfsprogs") ? fileSystem : "none";
+  };
 }
 
 function parseRounds(text: string): number {
