@@ -133,6 +133,7 @@ describe.skipIf(!isLinux)("a broker over a directory", () => {
     const broker = await open();
     let paid = 0;
     const context = operationContext({
+      bytesPerSecond: 1e9,
       throttle: async (count) => {
         paid += count;
       },
@@ -152,10 +153,36 @@ describe.skipIf(!isLinux)("a broker over a directory", () => {
     expect(paid).toBe(3500);
   });
 
+  test("with a bandwidth limit a large file waits for it piece by piece, and an abort while waiting leaves nothing", async () => {
+    const broker = await open();
+    const localPath = fixture.localFile("large", bytes(3 * 1024 * 1024 + 5));
+    const events: string[] = [];
+    const cancel = new AbortController();
+    const context = operationContext({
+      bytesPerSecond: 1e9,
+      throttle: async (count) => void events.push(`wait ${count}`),
+      progress: (count) => void events.push(`moved ${count}`),
+    });
+    await broker.uploadFile({ file: file("large"), localPath }, context);
+    const pieces = [1048576, 1048576, 1048576, 5];
+    expect(events).toEqual(pieces.flatMap((count) => [`wait ${count}`, `moved ${count}`]));
+
+    const waiting = operationContext({
+      bytesPerSecond: 1,
+      signal: cancel.signal,
+      throttle: async () => {
+        cancel.abort(new Error("enough"));
+        throw cancel.signal.reason;
+      },
+    });
+    await expect(broker.uploadFile({ file: file("other"), localPath }, waiting)).rejects.toThrow("enough");
+    expect(readdirSync(fixture.root).filter((name) => name !== ".stowage")).toEqual(["large"]);
+  });
+
   test("a bandwidth limit holds back a batch that runs in children", async () => {
     const broker = await open({ executor: { mode: "process" } });
     let taken = 0;
-    const slow = operationContext({ throttle: () => delay(1) });
+    const slow = operationContext({ bytesPerSecond: 1000, throttle: () => delay(1) });
     const localPath = fixture.localFile("x", "x");
     for await (const _ of broker.uploadFiles(numbered(6000, localPath), slow)) {
       taken++;

@@ -123,7 +123,7 @@ function createAutoExecutor(session: PosixSession, inline: PosixExecutor, childr
   return {
     kind: "inline",
     async run<C extends PosixCommand>(command: C, hooks: PosixHooks): Promise<PosixResult<C>> {
-      if (!(await isLarge(session, command, hooks))) return inline.run(command, hooks);
+      if (hooks.throttle !== undefined || !(await isLarge(session, command, hooks))) return inline.run(command, hooks);
       return inChildren(
         () => children.run(command, hooks),
         () => inline.run(command, hooks),

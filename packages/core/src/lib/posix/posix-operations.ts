@@ -143,6 +143,7 @@ function* runOnFreshHandles(
       moved += bytes;
       hooks.progress(bytes, index);
     },
+    throttle: hooks.throttle,
   };
   for (let attempt = 1; ; attempt++) {
     try {

@@ -8,7 +8,7 @@ import { StowageError } from "../stowage-error.ts";
 import { type ContentCheck, type ContentProof, checkContent } from "./content-check.ts";
 import { type CopyOptions, copyLargeFile, readContent, readSmallFile, SMALL_FILE_BYTES, writeWhole } from "./copy-file.ts";
 import { OpenFile, type SourceFile } from "./open-file.ts";
-import type { PosixVolume } from "./posix-commands.ts";
+import type { PosixHooks, PosixVolume } from "./posix-commands.ts";
 import { describePosixError, isErrno, NO_ATTRIBUTES } from "./posix-errors.ts";
 import {
   assertReplaceable,
@@ -36,6 +36,7 @@ export interface OperationEnvironment extends PlaceEnvironment {
 export interface OperationHooks {
   readonly signal: AbortSignal;
   progress(bytes: number): void;
+  readonly throttle?: PosixHooks["throttle"];
 }
 
 export interface StoreRequest {
