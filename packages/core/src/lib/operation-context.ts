@@ -70,6 +70,8 @@ export interface OperationScope {
 }
 
 export interface RunOptions {
+  /** For a call about one item: what its first attempt was known by, `"first"` for that attempt. */
+  readonly itemId?: string | undefined;
   readonly onProgress?: ((bytes: number) => void) | undefined;
   /**
    * What must follow on something that has happened (recording it, undoing it): runs although the scope has ended, is not aborted,
@@ -224,9 +226,10 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
         checksum,
         ifExists,
         temporaryId,
+        itemId: openOptions.itemId === "first" ? temporaryId : openOptions.itemId,
         progress(bytes) {
           attempt.touched = true;
-          if (onProgress !== undefined && !settled && bytes > 0) onProgress(bytes);
+          if (onProgress !== undefined && !settled && bytes !== 0) onProgress(bytes);
         },
         reserve: (bytes) => waited(attempt, limits.reserve(bytes, attempt.context.signal)),
         throttle: (bytes) => waited(attempt, limits.throttle(bytes, attempt.context.signal)),
