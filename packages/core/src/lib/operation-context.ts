@@ -257,6 +257,7 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
       const attempt = open({
         onProgress: runOptions?.onProgress,
         epilogue: runOptions?.epilogue,
+        itemId: runOptions?.itemId,
         onAbandon(reason) {
           const { temporaryId } = attempt;
           settle({ ok: false, error: reason, reason, abandoned: true, temporaryId, leftovers: [`${RESERVED_PREFIX}-${temporaryId}`] });
