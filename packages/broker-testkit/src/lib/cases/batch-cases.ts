@@ -408,6 +408,33 @@ const cases: readonly CaseOfGroup[] = [
     },
   },
   {
+    id: "I204",
+    name: "in a batch, progress says of which item it is, and adds up to each item's size",
+    needs: [method("uploadFiles"), writable],
+    async run(harness) {
+      const sizes = [0, 10, 70_000, 1_500_000, 3];
+      const uploads = await Promise.all(
+        sizes.map(async (size, index) => ({
+          file: harness.stored(`p/${index}`),
+          localPath: await harness.localFile(harness.random.bytes(size)),
+        })),
+      );
+      const moved = sizes.map(() => 0);
+      const unnamed: number[] = [];
+      const onProgress = (bytes: number, index?: number): void => {
+        if (index === undefined) unnamed.push(bytes);
+        else moved[index] = (moved[index] ?? 0) + bytes;
+      };
+      await collectBatch(harness.broker.uploadFiles?.(uploads, harness.context({ onProgress })), sizes.length);
+      assert.deepEqual(
+        unnamed.filter((bytes) => bytes !== 0),
+        [],
+        "bytes of no item",
+      );
+      assert.deepEqual(moved, sizes);
+    },
+  },
+  {
     id: "I198",
     name: "a batch that its caller leaves early stops its work, and what it has stored is whole",
     needs: [method("uploadFiles"), writable],
