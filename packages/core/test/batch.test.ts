@@ -501,7 +501,7 @@ describe("a broker with batch methods", () => {
       },
     });
     const outcomes = await workspaceOf(broker).uploadFiles(["a", "b", "c"].map(upload), {
-      stallTimeoutMs: 40,
+      stallTimeoutMs: 400,
       concurrency: 1,
       retry: quick,
     });
