@@ -306,21 +306,20 @@ describe.skipIf(!isLinux || !isRoot).each(WAYS)(
   },
 );
 
-describe.skipIf(!isLinux || !isRoot || !haveCommand("mkfs.vfat", "dosfstools"))(
-  "moving on a file system that does not tell case apart (needs root, and vfat)",
-  () => {
-    test("a name that only changes its case is changed, and the file is not removed", async ({ skip }) => {
+// Not a skip where the kernel has no such file system: nothing could be installed to make it run. The FUSE tests have one that ignores case, too.
+const hasVfat = isLinux && isRoot && readFileSync("/proc/filesystems", "utf8").includes("vfat") && haveCommand("mkfs.vfat", "dosfstools");
+if (!hasVfat) console.warn("left out: a move on vfat, which this kernel does not have, or which needs root");
+
+if (hasVfat) {
+  describe("moving on a file system that does not tell case apart (needs root, and vfat)", () => {
+    test("a name that only changes its case is changed, and the file is not removed", async () => {
       const fixture = new PosixFixture();
       try {
         const image = join(fixture.folder, "image");
         const mountPoint = join(fixture.folder, "vfat");
         mkdirSync(mountPoint);
-        try {
-          execFileSync("sh", ["-c", 'truncate -s 20M "$1" && mkfs.vfat "$1"', "sh", image], { stdio: "pipe" });
-          fixture.mount(mountPoint, ["-o", "loop", image, mountPoint]);
-        } catch (error) {
-          skip(`no vfat here: ${String(error).split("\n")[0]}`);
-        }
+        execFileSync("sh", ["-c", 'truncate -s 20M "$1" && mkfs.vfat "$1"', "sh", image], { stdio: "pipe" });
+        fixture.mount(mountPoint, ["-o", "loop", image, mountPoint]);
         const operations = fixture.open({ rootPath: mountPoint });
         writeFileSync(join(mountPoint, "file"), "content");
         // There are no hard links there either: the next best way.
@@ -335,5 +334,5 @@ describe.skipIf(!isLinux || !isRoot || !haveCommand("mkfs.vfat", "dosfstools"))(
         await fixture.remove();
       }
     });
-  },
-);
+  });
+}

@@ -106,7 +106,6 @@ describe("a file that is open", () => {
 
 describe("steps", () => {
   test("without anything to wait for are done at once, with their value or error", () => {
-    // biome-ignore lint/correctness/useYield: that is the case in question
     function* steps(fails: boolean): Steps<number> {
       if (fails) throw new Error("failed");
       return 7;
