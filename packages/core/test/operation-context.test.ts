@@ -249,6 +249,14 @@ describe("a lease", () => {
     lease.release();
   });
 
+  test("calls that end in another order than they began leave nothing that could stall", async () => {
+    const scope = scopeWith({ stallTimeoutMs: 50 });
+    const lease = scope.lease();
+    await Promise.all([lease.guard(() => sleep(5)), lease.guard(() => sleep(15))]);
+    await sleep(200);
+    expect(await lease.guard(async () => "still open")).toBe("still open");
+  });
+
   test("a call that ends does not hide that another stalls", async () => {
     const scope = scopeWith({ stallTimeoutMs: 50 });
     const lease = scope.lease();

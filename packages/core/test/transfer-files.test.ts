@@ -2,7 +2,7 @@ import { mkdir, readdir, readFile, stat, utimes } from "node:fs/promises";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import type { Broker, FileReader, FileWriter } from "../src/lib/broker.ts";
 import { digestOf } from "../src/lib/digest.ts";
-import { createLimits } from "../src/lib/limits.ts";
+import { createLimits, type Limits } from "../src/lib/limits.ts";
 import { createMemoryBroker } from "../src/lib/memory-broker.ts";
 import { sleep } from "../src/lib/retry.ts";
 import { StowageError } from "../src/lib/stowage-error.ts";
@@ -406,6 +406,11 @@ describe("a batch of transfers", () => {
     const workspace = workspaceOf("one");
     for (const name of ["a", "b"]) await put(workspace, name, name);
     expect(await transferFiles(workspace, workspace, [{ file: "a" }])).toMatchObject([{ status: "done", bytes: 1, file: { path: "a" } }]);
+    const picky = workspaceOf("picky", {
+      ...workspace.broker,
+      copyFile: async () => Promise.reject(new Error("source and target are the same")),
+    });
+    expect((await transferFiles(picky, picky, [{ file: "a" }])).map(statusOf)).toEqual(["done"]);
     const chain = [
       { file: "a", newPath: "b" },
       { file: "b", newPath: "c" },
@@ -506,12 +511,31 @@ describe("a batch of transfers", () => {
   });
 
   test("is held to the bandwidth of both sides", async () => {
-    const target = workspaceOf("target");
     const open = workspaceOf("source", createMemoryBroker());
     await put(open, "a", Buffer.alloc(40_000));
-    const limited = workspaceOf("limited", open.broker, { limits: createLimits({ bytesPerSecond: 100_000 }) });
-    const before = performance.now();
-    await transferFiles(limited, target, [{ file: "a" }]);
-    expect(performance.now() - before).toBeGreaterThan(250);
+    /** Limits that count what they are asked to let pass. */
+    const counting = (): { limits: Limits; passed(): number } => {
+      let passed = 0;
+      const limits: Limits = {
+        ...createLimits(),
+        async throttle(bytes) {
+          passed += bytes;
+        },
+      };
+      return { limits, passed: () => passed };
+    };
+    const ways: [Broker, Broker][] = [
+      [open.broker, createMemoryBroker()],
+      [without(open.broker, "openRead"), createMemoryBroker()],
+      [open.broker, without(createMemoryBroker(), "openWrite")],
+    ];
+    for (const [from, to] of ways) {
+      const [source, target, both] = [counting(), counting(), counting()];
+      const [one, other] = [workspaceOf("one", from, { limits: source.limits }), workspaceOf("other", to, { limits: target.limits })];
+      await transferFiles(one, other, [{ file: "a" }]);
+      expect([source.passed(), target.passed()]).toEqual([40_000, 40_000]);
+      await transferFiles(one, other, [{ file: "a" }], { limits: both.limits });
+      expect([source.passed(), target.passed(), both.passed()]).toEqual([40_000, 40_000, 40_000]);
+    }
   });
 });

@@ -290,6 +290,26 @@ describe("listing", () => {
     expect(ended).toBe(true);
   });
 
+  test("to stop while the first entry is awaited waits until the broker has cleaned up", async () => {
+    let ended = false;
+    const broker = batchBroker({
+      async *listFiles(_directory, _options, { signal }) {
+        try {
+          yield await untilAborted(signal);
+        } finally {
+          await sleep(20);
+          ended = true;
+        }
+      },
+    });
+    const iterator = workspaceOf({ broker }).listFiles()[Symbol.asyncIterator]();
+    const waiting = iterator.next();
+    await sleep(5);
+    await iterator.return?.();
+    expect(ended).toBe(true);
+    expect((await waiting).done).toBe(true);
+  });
+
   test("does nothing until somebody asks", async () => {
     let begun = 0;
     const broker = batchBroker({
@@ -504,6 +524,31 @@ describe("closing", () => {
     await workspace.close();
     expect(open).toBe(0);
     expect((await stowageErrorOf(iterator.next())).code).toBe("CLOSED");
+  });
+
+  test("a listing that waits for its broker is waited for, then ended; the broker is closed last", async () => {
+    const order: string[] = [];
+    const broker = batchBroker({
+      async *listFiles() {
+        try {
+          yield entry("a");
+          await sleep(30);
+          order.push("found");
+          yield entry("b");
+        } finally {
+          order.push("ended");
+        }
+      },
+      close: async () => void order.push("closed"),
+    });
+    const workspace = workspaceOf({ broker });
+    const iterator = workspace.listFiles()[Symbol.asyncIterator]();
+    await iterator.next();
+    const waiting = stowageErrorOf(iterator.next());
+    await sleep(5);
+    await workspace.close();
+    expect((await waiting).code).toBe("CLOSED");
+    expect(order).toEqual(["found", "ended", "closed"]);
   });
 
   test("a broker that cannot close is an error, told to everybody who closes", async () => {

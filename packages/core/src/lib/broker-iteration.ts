@@ -138,7 +138,6 @@ export function iterateBroker<T>(
         const iterator = open(lease.context)[Symbol.asyncIterator]();
         const result = await lease.guard(() => iterator.next());
         running = { lease, iterator };
-        lease.enter(abandon);
         return result;
       } catch (error) {
         lease.release();

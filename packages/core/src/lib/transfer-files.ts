@@ -59,8 +59,7 @@ function transferVerb<Item extends FileTransfer>(
   const ifExists = options.ifExists ?? "replace";
   const replaces = ifExists === "replace" || ifExists === "skip-same";
   const isSameWorkspace = source.broker === target.broker;
-  // With limits of the caller's own, the source is not held to other ones.
-  const route = { source: options.limits === undefined ? source : { ...source, limits }, target, limits };
+  const route = { source, target, limits };
 
   const findSource = async ({ file }: ParsedTransfer, call: Call): Promise<FileDetails> => {
     const found = await call(async (context) => {
@@ -167,7 +166,10 @@ function combineLimits(source: Limits, target: Limits): Limits {
       }
     },
     reserve: (bytes, signal) => target.reserve(bytes, signal),
-    throttle: (bytes, signal) => target.throttle(bytes, signal),
+    async throttle(bytes, signal) {
+      await source.throttle(bytes, signal);
+      await target.throttle(bytes, signal);
+    },
     bytesPerSecond: strictest(source.bytesPerSecond, target.bytesPerSecond),
   };
 }

@@ -18,7 +18,7 @@ export interface ParsedTransfer {
 export interface TransferRoute {
   readonly source: WorkspaceRuntime;
   readonly target: WorkspaceRuntime;
-  /** What the transfer itself is held to; the source's own bandwidth limit holds besides. */
+  /** What the transfer is held to. */
   readonly limits: Limits;
 }
 
@@ -59,8 +59,8 @@ async function fromSource<T>({ source }: TransferRoute, file: StoredFile, call: 
   }
 }
 
-/** Bytes are counted where they are written, and held back once: where they are read. */
-function readContext({ source, limits }: TransferRoute, context: OperationContext): OperationContext {
+/** Bytes are counted where they are written. */
+function readContext({ source }: TransferRoute, context: OperationContext): OperationContext {
   return {
     ...context,
     ifExists: "replace",
@@ -68,11 +68,12 @@ function readContext({ source, limits }: TransferRoute, context: OperationContex
     journal: source.journal,
     log: source.log,
     progress: () => context.progress(0),
-    async throttle(bytes) {
-      await context.throttle(bytes);
-      if (source.limits !== limits) await source.limits.throttle(bytes, context.signal);
-    },
   };
+}
+
+/** For bytes that were held back where they were read. */
+function unthrottled(context: OperationContext): OperationContext {
+  return { ...context, throttle: async () => undefined, bytesPerSecond: undefined };
 }
 
 function describeTarget({ file, newPath }: ParsedTransfer, found: StoredFile, size: number, digest: Digest | undefined): StoredFile {
@@ -91,7 +92,7 @@ async function stream(
   const { file } = transfer;
   const expected = file.digest ?? reader.file.digest;
   const check = checkStream(file, expected, context.checksum);
-  const writeContext: OperationContext = { ...context, progress: () => context.progress(0), throttle: async () => undefined };
+  const writeContext: OperationContext = { ...unthrottled(context), progress: () => context.progress(0) };
   const stored = describeTarget(transfer, reader.file, reader.size, expected);
   const writer = await target.broker.openWrite!(stored, { size: reader.size, modified: reader.modified }, writeContext);
 
@@ -227,7 +228,7 @@ async function spool(route: TransferRoute, transfer: ParsedTransfer, context: Op
     const localPath = join(directory, "file");
     const fetched = await fromSource(route, file, () => source.broker.downloadFile({ file, localPath }, readContext(route, context)));
     const upload = { file: describeTarget(transfer, fetched.file, fetched.bytes, file.digest ?? fetched.digest), localPath };
-    const details = await target.broker.uploadFile(upload, { ...context, throttle: async () => undefined });
+    const details = await target.broker.uploadFile(upload, unthrottled(context));
     // The chain is as strong as its weaker part.
     const verified = STRENGTH[Math.min(STRENGTH.indexOf(fetched.verified), STRENGTH.indexOf(details.verified))] ?? "none";
     return { ...details, verified, digest: verified === "digest" ? details.digest : undefined };
