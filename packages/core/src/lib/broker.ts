@@ -99,7 +99,10 @@ export interface FileWriter {
   abort(reason: unknown): Promise<void>;
 }
 
-/** Reads one file as a stream. Ends with an error, never early, when the source is shorter than `size` or changes. */
+/**
+ * Reads one file as a stream. Ends with an error, never early, when the source is shorter than `size` or changes.
+ * Every chunk is the consumer's own: the reader does not use it again.
+ */
 export interface FileReader extends AsyncIterable<Uint8Array> {
   readonly file: StoredFile;
   /** The bytes that this reader will give: the file's size, or that of the range. */
