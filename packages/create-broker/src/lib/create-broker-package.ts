@@ -27,8 +27,8 @@ export interface BrokerNames {
 /** The template is a broker that works as it is, of this name; what follows from the name is replaced. */
 const TEMPLATE_PACKAGE = "stowage-broker-flat";
 
-/** Published packages may not hold a `.gitignore`: it would be obeyed, and is renamed here. */
-const RENAMED: Readonly<Record<string, string>> = { gitignore: ".gitignore" };
+/** What a published package may not hold under its own name: a `.gitignore` would be obeyed, a manifest taken for one. */
+const RENAMED: Readonly<Record<string, string>> = { gitignore: ".gitignore", "package.template.json": "package.json" };
 
 /** Files of a directory that does not count as used. */
 const HARMLESS: readonly string[] = [".git", ".gitignore", "LICENSE", "README.md"];
