@@ -9,10 +9,14 @@ import { conformanceTarget as hostTarget } from "./host-target.ts";
 import { prefixTarget, readOnlyTarget } from "./targets.ts";
 
 const run = promisify(execFile);
+/** `pnpm soak`: every race with many more rounds. */
+const soak = process.env.STOWAGE_SOAK === "1";
+const seed = process.env.STOWAGE_SEED;
+const TIMEOUT = { timeout: soak ? 3_600_000 : 300_000 };
 const canMount = process.platform === "linux" && process.geteuid?.() === 0;
 
 async function expectPass(target: ConformanceTarget, options: ConformanceOptions = {}): Promise<ReturnType<typeof runConformance>> {
-  const report = await runConformance(target, { concurrency: 4, ...options });
+  const report = await runConformance(target, { concurrency: 4, soak, seed, ...options });
   expect(report.passed, formatReport(report)).toBe(true);
   expect(report.counts.undeclared, formatReport(report)).toBe(0);
   return report;
@@ -64,12 +68,12 @@ async function fill(path: string): Promise<void> {
 }
 
 describe("the host broker passes", () => {
-  test("on a directory", { timeout: 300_000 }, async () => {
+  test("on a directory", TIMEOUT, async () => {
     const report = await expectPass(hostTarget);
     expect(report.complete).toBe(true);
   });
 
-  test("with its work in other processes", { timeout: 300_000 }, async () => {
+  test("with its work in other processes", TIMEOUT, async () => {
     const target: ConformanceTarget = {
       ...hostTarget,
       name: "host in processes",
@@ -84,17 +88,17 @@ describe("the host broker passes", () => {
     await expectPass(target, { only: [...bytes, ...ends] });
   });
 
-  test("below a prefix, and read-only", { timeout: 300_000 }, async () => {
+  test("below a prefix, and read-only", TIMEOUT, async () => {
     await expectPass(prefixTarget(hostTarget, "inner/part"), { only: ["B", "D", "F"] });
     await expectPass(readOnlyTarget(hostTarget), { only: ["C", "G"] });
   });
 
-  test.skipIf(!canMount)("on a small disk with another below it", { timeout: 300_000 }, async () => {
+  test.skipIf(!canMount)("on a small disk with another below it", TIMEOUT, async () => {
     const report = await expectPass(diskTarget({ mounted: false }), { only: ["B15", "B26", "D55", "D55a", "D56", "H190"] });
     expect(report.cases.filter(({ status }) => status === "passed").map(({ id }) => id)).toEqual(["B15", "B26", "D55", "D55a", "H190"]);
   });
 
-  test.skipIf(!canMount)("through a volume path, as in a container", { timeout: 300_000 }, async () => {
+  test.skipIf(!canMount)("through a volume path, as in a container", TIMEOUT, async () => {
     const report = await expectPass(diskTarget({ mounted: true }), { only: ["A12", "A13", "B15", "C46", "C47", "F87", "F88", "G97"] });
     expect(report.counts.passed).toBe(8);
   });
