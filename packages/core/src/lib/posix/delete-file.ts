@@ -34,7 +34,6 @@ export function* deleteFile(environment: OperationEnvironment, command: DeleteCo
 }
 
 /** What is known of a regular file of the volume; `undefined` when there is none. */
-// biome-ignore lint/correctness/useYield: like the other verbs, though it never waits
 export function* statFile(environment: OperationEnvironment, command: StatCommand): Steps<FileDetails | undefined> {
   const { path } = command.file;
   const stats = statStoredFile(environment.directories, path);
