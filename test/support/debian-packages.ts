@@ -9,7 +9,7 @@ import { join } from "node:path";
  */
 export function haveCommand(command: string, debianPackage: string): boolean {
   if (onPath(command)) return true;
-  if (process.env["STOWAGE_INSTALL"] !== "1") {
+  if (process.env.STOWAGE_INSTALL !== "1") {
     console.warn(`skipped: ${command} is not installed; install ${debianPackage}, or set STOWAGE_INSTALL=1 to let the tests do it`);
     return false;
   }
@@ -35,7 +35,7 @@ export function haveMounts(): boolean {
 }
 
 function onPath(command: string): boolean {
-  const folders = [...(process.env["PATH"] ?? "").split(":"), "/usr/sbin", "/sbin"];
+  const folders = [...(process.env.PATH ?? "").split(":"), "/usr/sbin", "/sbin"];
   return folders.some((folder) => folder !== "" && existsSync(join(folder, command)));
 }
 

@@ -64,6 +64,8 @@ export interface S3BrokerConfig {
   readonly partConcurrency?: number | undefined;
   /** Objects above this are copied in parts, which S3 demands above 5 GiB. 5 MiB to 5 GiB. Defaults to 5 GiB. */
   readonly multipartCopyThresholdBytes?: number | undefined;
+  /** What is to be trusted in place of the usual authorities, for servers with a certificate of their own: PEM. */
+  readonly certificateAuthority?: string | undefined;
   /** Connections at the most. Defaults to 64. */
   readonly maxConnections?: number | undefined;
   /** Fail when a connection takes longer than this. Milliseconds. Defaults to 10,000. */
@@ -156,6 +158,7 @@ export const s3Config: z.ZodType<S3BrokerConfig, S3BrokerConfig> = z.strictObjec
     .min(5 * MiB)
     .max(5 * 1024 * MiB)
     .optional(),
+  certificateAuthority: z.string().includes("-----BEGIN CERTIFICATE-----", "is no certificate in PEM").optional(),
   maxConnections: z.number().int().min(1).max(1024).optional(),
   connectTimeoutMs: z.number().int().min(1).max(600_000).optional(),
   idleTimeoutMs: z.number().int().min(1).max(3_600_000).optional(),

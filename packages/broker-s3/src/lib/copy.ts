@@ -14,7 +14,7 @@ import { assertBucket } from "./download.ts";
 import { fetchRange } from "./fetch-range.ts";
 import { openUpload } from "./multipart.ts";
 import type { CompletedPart, ObjectAttributes, ObjectInfo, Stored } from "./object-store.ts";
-import { isMissing, isPreconditionFailed, s3ErrorStatus } from "./s3-errors.ts";
+import { classifyS3Error, isMissing, isPreconditionFailed, s3ErrorStatus } from "./s3-errors.ts";
 import {
   describeTransfer,
   fileExists,
@@ -22,6 +22,7 @@ import {
   repeat,
   runLanes,
   type Session,
+  seeThrough,
   storedFile,
   versionCondition,
   withHeartbeat,
@@ -79,11 +80,11 @@ export async function moveFile(session: Session, { file, newPath }: ParsedMove, 
         cause: error,
       });
     }
-    context.log("warn", "a file was copied to its new place but could not be removed from the old one; both exist", {
-      from: escapePath(file.path),
-      to: escapePath(newPath),
-    });
-    throw error;
+    if (context.signal.aborted) throw error;
+    throw new StowageError(
+      `"${escapePath(file.path)}" was copied to "${escapePath(newPath)}" but could not be removed; both exist, and moving it again goes on from there`,
+      { ...classifyS3Error(error), file: file.path, cause: error },
+    );
   }
   return details;
 }
@@ -135,7 +136,14 @@ async function copyVerified(
     stored =
       source.size > settings.multipartCopyThresholdBytes
         ? await copyInParts(session, from, source, key, attributes, ifAbsent, context)
-        : await withHeartbeat(context, () => store.copy(from, key, attributes, { signal: context.signal, ifAbsent }));
+        : await withHeartbeat(context, () =>
+            seeThrough(
+              context.signal,
+              () => true,
+              (signal) => store.copy(from, key, attributes, { signal, ifAbsent }),
+              async () => undefined,
+            ),
+          );
   } catch (error) {
     if (isMissing(error)) throw notFound(file, error);
     if (!isPreconditionFailed(error)) throw error;

@@ -14,7 +14,7 @@ import { modifiedOf } from "./attributes.ts";
 import { assertDigest, assertPromisedSize, createDigesters, etagDigest, proofOf, wantedAlgorithms } from "./content-check.ts";
 import { fetchRange, type ObjectState } from "./fetch-range.ts";
 import type { ObjectBody, ObjectInfo } from "./object-store.ts";
-import { isMissing, isPreconditionFailed, s3ErrorHeader, s3ErrorStatus } from "./s3-errors.ts";
+import { isMissing, isPreconditionFailed, s3ErrorHeader, s3ErrorName, s3ErrorStatus } from "./s3-errors.ts";
 import { describeTransfer, notFound, runLanes, type Session, storedFile, versionCondition } from "./session.ts";
 
 type LocalHandle = LocalSource["handle"];
@@ -82,7 +82,8 @@ export async function explainAbsence(session: Session, file: StoredFile, error: 
     });
   }
   if (isMissing(error)) {
-    await assertBucket(session, context);
+    // An answer with a body tells the missing object from the missing bucket.
+    if (s3ErrorName(error) !== "NoSuchKey") await assertBucket(session, context);
     return notFound(file, error);
   }
   if (isPreconditionFailed(error)) {

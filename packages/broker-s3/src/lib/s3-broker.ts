@@ -66,7 +66,15 @@ export interface S3ClientLike {
 export interface S3BrokerOptions
   extends Omit<
     S3BrokerConfig,
-    "endpoint" | "region" | "credentials" | "addressingStyle" | "maxConnections" | "connectTimeoutMs" | "idleTimeoutMs" | "hostPath"
+    | "endpoint"
+    | "region"
+    | "credentials"
+    | "addressingStyle"
+    | "maxConnections"
+    | "certificateAuthority"
+    | "connectTimeoutMs"
+    | "idleTimeoutMs"
+    | "hostPath"
   > {
   /** Carries every request; stays the caller's, who closes it. What it repeats by itself comes on top of what the workspace repeats. */
   readonly client: S3ClientLike;

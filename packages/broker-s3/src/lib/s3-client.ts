@@ -60,7 +60,7 @@ export async function createS3Client(config: S3BrokerConfig): Promise<S3Client> 
     responseChecksumValidation: "WHEN_REQUIRED",
     requestHandler: new CountingHandler({
       httpAgent: new HttpAgent(agent),
-      httpsAgent: new HttpsAgent(agent),
+      httpsAgent: new HttpsAgent({ ...agent, ...(config.certificateAuthority !== undefined && { ca: config.certificateAuthority }) }),
       connectionTimeout: config.connectTimeoutMs ?? 10_000,
       socketTimeout: config.idleTimeoutMs ?? 60_000,
       // Waiting for a free connection is no fault: core bounds how many files move at once.

@@ -176,7 +176,10 @@ export function explainS3Error(
   }
   if (isTlsError(error)) {
     const code = String((error as { code?: unknown }).code);
-    return say(`the certificate${where} is not trusted (${code}); give its authority in NODE_EXTRA_CA_CERTS`, "INVALID_CONFIGURATION");
+    return say(
+      `the certificate${where} is not trusted (${code}); give its authority as certificateAuthority, or in NODE_EXTRA_CA_CERTS`,
+      "INVALID_CONFIGURATION",
+    );
   }
   return error;
 }

@@ -212,12 +212,13 @@ export function createSdkObjectStore(client: S3Client, settings: S3Settings, own
         ...(token !== undefined && { ContinuationToken: token }),
         ...(pageSize !== undefined && { MaxKeys: pageSize }),
       });
+      // The header tells whole seconds; what happened in this one is not younger than now.
       let now = new Date();
       command.middlewareStack.add(
         (next) => async (args) => {
           const result = await next(args);
           const header = (result.response as { headers?: Record<string, string> } | undefined)?.headers?.date;
-          if (header !== undefined && !Number.isNaN(Date.parse(header))) now = new Date(header);
+          if (header !== undefined && !Number.isNaN(Date.parse(header))) now = new Date(Date.parse(header) + 999);
           return result;
         },
         { step: "deserialize", name: "stowageServerClock" },

@@ -28,7 +28,11 @@ export interface Session {
 }
 
 /** What clean-up may take when the operation was aborted, out of the second in which it has to settle; and otherwise. */
-const ABORTED_CLEAN_UP_MS = 600;
+const ABORTED_CLEAN_UP_MS = 400;
+/** How long an answer is still waited for after an abort, when the server has the whole request and will act on it. */
+const GRACE_MS = 350;
+/** What asking after such a request may take. */
+const INQUIRY_MS = 150;
 const CLEAN_UP_MS = 10_000;
 
 /** A signal for clean-up: the operation's own may have fired. */
@@ -50,6 +54,37 @@ export function linkedController(signal: AbortSignal): { readonly controller: Ab
   if (signal.aborted) onAbort();
   else signal.addEventListener("abort", onAbort, { once: true });
   return { controller, unlink: () => signal.removeEventListener("abort", onAbort) };
+}
+
+/**
+ * A request that the server has in full is not called back by breaking its connection: its answer is waited for a little, and where it does not
+ * come, `inquire` asks what became of it. So a cancelled transfer that was done nevertheless is reported as done.
+ */
+export async function seeThrough<T>(
+  signal: AbortSignal,
+  isSent: () => boolean,
+  request: (signal: AbortSignal) => Promise<T>,
+  inquire: (signal: AbortSignal) => Promise<T | undefined>,
+): Promise<T> {
+  signal.throwIfAborted();
+  const controller = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
+  const onAbort = (): void => {
+    if (isSent()) timer = setTimeout(() => controller.abort(signal.reason), GRACE_MS);
+    else controller.abort(signal.reason);
+  };
+  signal.addEventListener("abort", onAbort, { once: true });
+  try {
+    return await request(controller.signal);
+  } catch (error) {
+    if (!signal.aborted || !isSent()) throw error;
+    const found = await inquire(AbortSignal.timeout(INQUIRY_MS)).catch(() => undefined);
+    if (found === undefined) throw error;
+    return found;
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", onAbort);
+  }
 }
 
 /** Runs `lanes` of the same work at once. The first failure ends all of them, and is thrown when all have settled. */

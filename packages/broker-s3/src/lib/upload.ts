@@ -25,6 +25,7 @@ import {
   repeat,
   runLanes,
   type Session,
+  seeThrough,
   storedFile,
   versionOf,
   withHeartbeat,
@@ -83,8 +84,19 @@ export async function putWhole(upload: Upload, body: Uint8Array, digests: readon
   assertDigest(file, digests, file.digest);
   const checks = checksOf(body, settings);
   const mayNotReplace = context.ifExists !== "replace";
-  const put = (ifAbsent: boolean): Promise<Stored> =>
-    store.put(key, body, upload.attributes, { signal: context.signal, checks, ifAbsent, onSent: (bytes) => context.progress(bytes) });
+  const put = (ifAbsent: boolean): Promise<Stored> => {
+    let sent = 0;
+    const onSent = (bytes: number): void => {
+      sent += bytes;
+      context.progress(bytes);
+    };
+    return seeThrough(
+      context.signal,
+      () => sent >= body.length,
+      (signal) => store.put(key, body, upload.attributes, { signal, checks, ifAbsent, onSent }),
+      (signal) => headOwn(upload, signal),
+    );
+  };
 
   let stored: Stored;
   if (mayNotReplace && settings.conditionalWrites !== "none" && session.canConditionPuts) {
@@ -247,16 +259,15 @@ export async function completeParts(
   const ifAbsent = mayNotReplace && settings.conditionalWrites === "full";
   // The last look before it is stored, for servers that complete without conditions.
   if (mayNotReplace && !ifAbsent) await assertAbsent(upload);
+  const list = parts.sorted().map(({ part }) => part);
   let stored: Stored;
   try {
     stored = await withHeartbeat(context, () =>
-      repeat(context.signal, () =>
-        store.completeUpload(
-          key,
-          uploadId,
-          parts.sorted().map(({ part }) => part),
-          { signal: context.signal, ifAbsent, crc32: parts.crc32() },
-        ),
+      seeThrough(
+        context.signal,
+        () => true,
+        (signal) => repeat(signal, () => store.completeUpload(key, uploadId, list, { signal, ifAbsent, crc32: parts.crc32() })),
+        (signal) => headOwn(upload, signal),
       ),
     );
   } catch (error) {
@@ -272,6 +283,11 @@ export async function completeParts(
   // One that differs proves nothing: not every server makes them alike.
   if (composite === undefined || stored.etag !== composite) await assertStoredSize(upload, stored, size);
   return describeStored(upload, stored, "multipart", size, all, isProven);
+}
+
+async function headOwn(upload: Upload, signal: AbortSignal): Promise<ObjectInfo | undefined> {
+  const info = await upload.session.store.head(upload.key, { signal });
+  return wasWrittenBy(info, upload.itemId) ? info : undefined;
 }
 
 /** Whether an earlier attempt of this upload stored the object already. Throws `FILE_EXISTS` when somebody else did. */
@@ -314,7 +330,8 @@ function describeStored(
 }
 
 async function assertStoredSize(upload: Upload, stored: Stored, size: number): Promise<void> {
-  const info = await repeat(upload.context.signal, () => upload.session.store.head(upload.key, { signal: upload.context.signal }));
+  const signal = upload.context.signal.aborted ? cleanUpSignal(upload.context) : upload.context.signal;
+  const info = await repeat(signal, () => upload.session.store.head(upload.key, { signal }));
   // Somebody may have replaced it since; that is theirs to answer for.
   if (info === undefined || (stored.etag !== undefined && info.etag !== stored.etag)) return;
   if (info.size !== size) await refuseCorrupt(upload, stored, `S3 keeps ${info.size} bytes of it where ${size} were sent`);

@@ -77,6 +77,8 @@ export interface FakeS3 {
   readonly requests: FakeRequest[];
   /** Asked for each request, in turn; the first that gives a fault has it. */
   fault: (request: FakeRequest) => FakeFault | undefined;
+  /** The error of one key in a deletion of many. */
+  keyFault: (key: string) => string | undefined;
   createBucket(name: string): void;
   dropBucket(name: string): void;
   /** Stores an object without a request. */
@@ -165,6 +167,7 @@ export async function startFakeS3(traits: Partial<FakeS3Traits> = {}): Promise<F
     traits: state,
     requests: [],
     fault: () => undefined,
+    keyFault: () => undefined,
     createBucket: (name) => void buckets.set(name, { objects: new Map(), uploads: new Map() }),
     dropBucket: (name) => void buckets.delete(name),
     seed(bucket, key, bytes, options = {}) {
@@ -366,8 +369,8 @@ export async function startFakeS3(traits: Partial<FakeS3Traits> = {}): Promise<F
         const errors: string[] = [];
         for (const match of body.toString().matchAll(/<Key>([\s\S]*?)<\/Key>/g)) {
           const name = unescapeXml(match[1] ?? "");
-          if (name.includes("undeletable"))
-            errors.push(`<Error><Key>${escapeXml(name)}</Key><Code>AccessDenied</Code><Message></Message></Error>`);
+          const code = fake.keyFault(name);
+          if (code !== undefined) errors.push(`<Error><Key>${escapeXml(name)}</Key><Code>${code}</Code><Message></Message></Error>`);
           else remove(bucket, name, null);
         }
         return xml("DeleteResult", errors.join(""));

@@ -20,12 +20,16 @@ export const S3_TRAITS: ConformanceTraits = {
   keepsMetadata: true,
   knowsDigests: true,
   sortedListing: true,
+  // The copy is there before the source goes.
+  atomicMove: true,
+  versions: true,
   maximumSegmentBytes: Number.POSITIVE_INFINITY,
   // Room for the prefix.
   maximumPathBytes: 960,
   partSizes: [5 * MiB],
   largestListing: 2_500,
-  largeFileBytes: 24 * MiB,
+  // Garbage of so many bytes is collected now and then; what would grow with the file is told from it.
+  largeFileBytes: 160 * MiB,
 };
 
 export const SAMPLES: ConformanceTarget["samples"] = {
@@ -102,6 +106,13 @@ export function faultsOf(fake: FakeS3): BackendFaults {
     struck++;
     return toFakeFault(current);
   };
+  // S3 answers for each key of a deletion of many.
+  fake.keyFault = () => {
+    if (current?.operation !== "delete" || current.kind !== "denied" || left <= 0) return undefined;
+    left--;
+    struck++;
+    return "AccessDenied";
+  };
   return {
     supports: ({ kind, operation, step }) => {
       if (kind === "short-read" || kind === "corrupt-read" || kind === "stall") return operation === "download";
@@ -121,7 +132,8 @@ export function faultsOf(fake: FakeS3): BackendFaults {
   };
 }
 
-function strikes({ kind, key }: FakeRequest, { operation, step }: BackendFault): boolean {
+function strikes({ kind, key }: FakeRequest, { operation, step, kind: faultKind }: BackendFault): boolean {
+  if (kind === "delete-many" && faultKind === "denied") return false;
   if (key?.includes("/.stowage/") === true) return false;
   switch (operation) {
     case "upload":
@@ -175,6 +187,20 @@ function toFakeFault({ kind, operation, retryAfterMs }: BackendFault): FakeFault
 
 const BUCKET = "conformance";
 
+/** The broker on a server that is there. Also opened by the kit's worker processes, which are given a configuration. */
+export function serverTarget(name: string, config: S3BrokerConfig, secrets: readonly string[]): ConformanceTarget {
+  return { ...conformanceTarget, name, secrets, open: () => openPlace(config) };
+}
+
+export const conformanceTarget: ConformanceTarget = {
+  name: "s3",
+  definition: s3Broker,
+  module: import.meta.url,
+  samples: SAMPLES,
+  traits: S3_TRAITS,
+  open: () => Promise.reject(new Error("no server is known here")),
+};
+
 /** The broker on the fake, as it is on Amazon's S3: conditions on everything, checksums kept. */
 export function fakeTarget(
   config: Partial<S3BrokerConfig> = {},
@@ -186,7 +212,7 @@ export function fakeTarget(
     definition: s3Broker,
     secrets: [FAKE_SECRET_KEY],
     samples: SAMPLES,
-    traits: { ...S3_TRAITS, sharedWith: "process" },
+    traits: { ...S3_TRAITS, sharedWith: "process", holdsFilesInMemory: true, largeFileBytes: 16 * MiB },
     open: async () => {
       const fake = await startFakeS3(traits);
       fake.createBucket(BUCKET);
