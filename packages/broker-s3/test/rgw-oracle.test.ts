@@ -122,10 +122,10 @@ describe.skipIf(!haveCephRgw())("on a Ceph gateway", () => {
     const bytes = randomBytes(12 * MiB);
     const localPath = join(scratch, "large");
     writeFileSync(localPath, bytes);
-    await workspace.uploadFiles([{ file: { path: "a+b %.bin", metadata: { sample: "17" } }, localPath }]);
+    await workspace.uploadFiles([{ file: { path: "a+b c.bin", metadata: { sample: "17" } }, localPath }]);
     const tags = [{ Key: "kind", Value: "a b" }];
-    await client.send(new PutObjectTaggingCommand({ Bucket: "oracle", Key: "moves/a+b %.bin", Tagging: { TagSet: tags } }));
-    await workspace.moveFiles([{ file: "a+b %.bin", newPath: "ü/東.bin" }]);
+    await client.send(new PutObjectTaggingCommand({ Bucket: "oracle", Key: "moves/a+b c.bin", Tagging: { TagSet: tags } }));
+    await workspace.moveFiles([{ file: "a+b c.bin", newPath: "ü/東.bin" }]);
     expect((await Array.fromAsync(workspace.listFiles("", { recursive: true }))).map(({ file }) => file.path)).toEqual(["ü/東.bin"]);
     expect((await workspace.statFile("ü/東.bin"))?.file.metadata).toEqual({ sample: "17" });
     expect((await client.send(new GetObjectTaggingCommand({ Bucket: "oracle", Key: "moves/ü/東.bin" }))).TagSet).toEqual(tags);

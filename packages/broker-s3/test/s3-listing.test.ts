@@ -61,7 +61,7 @@ test("every path has one key, and comes back from it", () => {
     .string({ unit: "binary", minLength: 1, maxLength: 12 })
     .filter((text) => text.isWellFormed() && !/[/\0]/.test(text) && text !== "." && text !== ".." && !text.startsWith(".stowage"));
   const keys = createKeySpace("some/prefix/");
-  fc.assert(
+  void fc.assert(
     fc.property(fc.array(segment, { minLength: 1, maxLength: 4 }), (segments) => {
       const path = parseFilePath(segments.join("/"));
       const key = keys.keyOf(path);
