@@ -1,7 +1,7 @@
 /**
  * Measures Stowage against its peers and writes `bench/results/`. `docs/bench.md` says how to read it.
  *
- *   node bench/run.ts [--only name,…] [--quick] [--rounds n] [--from installed|source|both] [--peers-only] [--directory path] [--list]
+ *   node bench/run.ts [--only name,…] [--quick] [--rounds n] [--from installed|source|both] [--peers-only] [--directory path] [--no-image] [--list]
  */
 
 import { execFileSync } from "node:child_process";
@@ -9,13 +9,13 @@ import { existsSync, rmSync, statfsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { haveCommand } from "../test/support/debian-packages.ts";
+import { haveCommand, haveMounts } from "../test/support/debian-packages.ts";
 import { createArena } from "./lib/arena.ts";
 import { commandVersion, describeEnvironment } from "./lib/environment.ts";
 import { type InstalledCopy, installCopy } from "./lib/installed-copy.ts";
 import { race } from "./lib/race.ts";
 import { renderWorkload, saveResults, summariseWorkload, type WorkloadResult } from "./lib/report.ts";
-import { metricOf, type Tool, Unavailable, unitOf, type Workload } from "./lib/workload.ts";
+import { metricOf, type Tool, unitOf, type Workload } from "./lib/workload.ts";
 import { workloads } from "./workloads/index.ts";
 
 const { values: options } = parseArgs({
@@ -26,6 +26,7 @@ const { values: options } = parseArgs({
     from: { type: "string", default: "installed" },
     "peers-only": { type: "boolean", default: false },
     directory: { type: "string", default: tmpdir() },
+    image: { type: "boolean" },
     save: { type: "boolean" },
     list: { type: "boolean", default: false },
   },
@@ -58,6 +59,7 @@ async function main(): Promise<void> {
   const interrupted = new AbortController();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => interrupted.abort(new Error(`stopped by ${signal}`)));
 
+  const chooseFileSystem = fileSystemChooser(options.image);
   const missing = new Map<Tool, string>();
   const versions: Partial<Record<Tool | "zod", string>> = {};
   for (const [command, debianPackage] of Object.entries(COMMANDS) as [keyof typeof COMMANDS, string][]) {
@@ -69,7 +71,6 @@ async function main(): Promise<void> {
   if (options["peers-only"]) missing.set("stowage", "not asked for");
 
   let installed: InstalledCopy | undefined;
-  let arena: ReturnType<typeof createArena> | undefined;
   // Quick figures are for the one who asked; only full ones are kept, unless told otherwise.
   const save = options.save ?? !options.quick;
   try {
@@ -79,16 +80,21 @@ async function main(): Promise<void> {
       fdir: installed.versions.fdir,
       zod: installed.versions.zod,
     });
-    arena = createArena({ parent: options.directory, quick: options.quick, installed });
     for (const workload of chosen) {
       console.log(`\n${workload.name}: ${workload.title}`);
-      const used = new Set<string>(workload.contestants.flatMap(({ tool }) => (tool === "stowage" ? ["zod"] : [tool])));
-      const environment = describeEnvironment(
-        options.directory,
-        Object.fromEntries(Object.entries(versions).filter(([tool]) => used.has(tool))),
-      );
-      const count = rounds ?? workload.rounds[mode];
+      const fileSystem = chooseFileSystem(workload);
+      if (fileSystem === "none") {
+        console.warn(`  not run: it needs a mounted ${workload.fileSystem}`);
+        continue;
+      }
+      const arena = createArena({ parent: options.directory, quick: options.quick, installed, fileSystem });
       try {
+        const used = new Set<string>(workload.contestants.flatMap(({ tool }) => (tool === "stowage" ? ["zod"] : [tool])));
+        const environment = describeEnvironment(
+          arena.directory,
+          Object.fromEntries(Object.entries(versions).filter(([tool]) => used.has(tool))),
+        );
+        const count = rounds ?? workload.rounds[mode];
         const { runs, absent } = await race(workload, {
           arena,
           rounds: count,
@@ -104,9 +110,8 @@ async function main(): Promise<void> {
         const result = summariseWorkload(workload, runs, { mode, rounds: count, environment, absent });
         if (save) saveResult(result);
         console.log(`\n${renderWorkload(result)}`);
-      } catch (error) {
-        if (!(error instanceof Unavailable)) throw error;
-        console.warn(`  not run: ${error.message}`);
+      } finally {
+        arena.close();
       }
     }
   } catch (error) {
@@ -114,7 +119,6 @@ async function main(): Promise<void> {
     console.error(String(interrupted.signal.reason));
     process.exitCode = 130;
   } finally {
-    arena?.close();
     if (installed !== undefined) rmSync(installed.folder, { recursive: true, force: true });
   }
 }
@@ -131,6 +135,17 @@ function chooseWorkloads(only: string | undefined): readonly Workload[] {
     const found = workloads.find((workload) => workload.name === name);
     return found ?? fail(`no workload "${name}"; there are ${workloads.map((workload) => workload.name).join(", ")}`);
   });
+}
+
+/** What a workload runs on: an ext4 of its own where this process may mount and was not told otherwise; `"none"` when it cannot have what it is about. */
+function fileSystemChooser(image: boolean | undefined): (workload: Workload) => "ext4" | "xfs" | "none" | undefined {
+  const mayMount = haveMounts();
+  const ext4 = image !== false && mayMount && haveCommand("mkfs.ext4", "e2fsprogs");
+  if (image === true && !ext4) fail("--image needs root on Linux, and e2fsprogs");
+  return ({ fileSystem }) => {
+    if (fileSystem === undefined) return ext4 ? "ext4" : undefined;
+    return mayMount && haveCommand("mkfs.xfs", "xfsprogs") ? fileSystem : "none";
+  };
 }
 
 function parseRounds(text: string): number {

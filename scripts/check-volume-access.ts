@@ -11,7 +11,9 @@ const root = new URL("..", import.meta.url).pathname;
 const ALLOWED: Readonly<Record<string, string>> = {
   "packages/core/src/lib/posix/": "the one owner of paths inside a volume",
   "packages/core/src/lib/local-file.ts": "the local side of downloads and uploads",
-  "packages/core/src/lib/transfer-files.ts": "its spool folder under the system's temporary directory",
+  "packages/core/src/lib/same-file.ts": "judges whether a local target is what would be fetched",
+  "packages/core/src/lib/verb-download.ts": "looks at local targets",
+  "packages/core/src/lib/transfer-routes.ts": "its spool folder under the system's temporary directory",
   "packages/core/src/lib/secrets.ts": "reads { fromFile } secrets",
   "packages/core/src/lib/file-journal.ts": "the journal's own file",
   "packages/jobs/src/": "the job's scratch directory, its outputs by pinned handles",

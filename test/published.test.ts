@@ -65,14 +65,14 @@ function run(command: string, ...options: string[]): { status: number | null; ou
   const { status, stdout, stderr } = spawnSync(join(folder, "node_modules/.bin", command), options, {
     cwd: folder,
     encoding: "utf8",
-    env: { ...process.env, PATH: `${dirname(process.execPath)}:${process.env["PATH"]}` },
+    env: { ...process.env, PATH: `${dirname(process.execPath)}:${process.env.PATH}` },
   });
   return { status, output: `${stdout}${stderr}` };
 }
 
 beforeAll(() => {
   const bin = join(root, "node_modules/.bin");
-  const environment = { ...process.env, PATH: `${bin}:${process.env["PATH"]}` };
+  const environment = { ...process.env, PATH: `${bin}:${process.env.PATH}` };
   execFileSync(join(bin, "tsc"), ["-b"], { cwd: root, stdio: "pipe", env: environment });
   execFileSync(join(bin, "tsup"), [], { cwd: join(root, "packages/cli"), stdio: "pipe", env: environment });
   mkdirSync(join(folder, "tarballs"));

@@ -53,22 +53,32 @@ function residentBytes(pid: number): number {
 
 /** The process itself and all that descends from it now. */
 export function descendants(rootPid: number): number[] {
-  const children = new Map<number, number[]>();
-  for (const name of readdirSync("/proc")) {
-    const pid = Number(name);
-    if (!Number.isInteger(pid)) continue;
-    try {
-      // The command's name, in parentheses, may hold spaces and parentheses: what follows the last one is numbers.
-      const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-      const parent = Number(stat.slice(stat.lastIndexOf(")") + 4).split(" ")[0]);
-      const siblings = children.get(parent);
-      if (siblings === undefined) children.set(parent, [pid]);
-      else siblings.push(pid);
-    } catch {
-      // it has ended
-    }
-  }
+  const children = Map.groupBy(processes(), ({ parent }) => parent);
   const found = [rootPid];
-  for (let index = 0; index < found.length; index++) found.push(...(children.get(found[index] as number) ?? []));
+  for (let index = 0; index < found.length; index++) {
+    for (const { pid } of children.get(found[index] as number) ?? []) found.push(pid);
+  }
   return found;
+}
+
+/** All of a process group: also those whose parent has ended. */
+export function membersOf(group: number): number[] {
+  return processes()
+    .filter((process) => process.group === group)
+    .map(({ pid }) => pid);
+}
+
+function processes(): { readonly pid: number; readonly parent: number; readonly group: number }[] {
+  return readdirSync("/proc").flatMap((name) => {
+    const pid = Number(name);
+    if (!Number.isInteger(pid)) return [];
+    try {
+      // The command's name, in parentheses, may hold spaces and parentheses: what follows the last one is `state parent group …`.
+      const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+      const [, parent, group] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+      return [{ pid, parent: Number(parent), group: Number(group) }];
+    } catch {
+      return []; // it has ended
+    }
+  });
 }

@@ -1,5 +1,5 @@
 /** Results as data, and as a page that people read. */
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Environment } from "./environment.ts";
 import { type Summary, summarise } from "./statistics.ts";
@@ -165,6 +165,7 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): s
 
 /** Writes one result, then renders all that the folder holds, in the order given, to its README. */
 export function saveResults(folder: string, results: readonly WorkloadResult[], order: readonly string[]): void {
+  mkdirSync(folder, { recursive: true });
   for (const result of results) writeFileSync(join(folder, `${result.name}.json`), `${JSON.stringify(result, null, 1)}\n`);
   const all = readdirSync(folder)
     .filter((file) => file.endsWith(".json"))

@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync, rmSync } from "node:fs";
-import { descendants, sampleTree } from "./process-tree.ts";
+import { membersOf, sampleTree } from "./process-tree.ts";
 import type { Measurement } from "./workload.ts";
 
 export interface RunOptions {
@@ -42,13 +42,17 @@ export async function runProcess(options: RunOptions): Promise<Measurement> {
     let text = "";
     let complaints = "";
     let stoppedBy: string | undefined;
+    let killTimer: NodeJS.Timeout | undefined;
+    // Everybody but GNU time, which waits for the command and then writes its report.
+    const killCommand = (): void => {
+      for (const member of membersOf(pid as number)) if (gnuTime === undefined || member !== pid) tryKill(member);
+    };
     const kill = (reason: string): void => {
-      if (pid === undefined || child.exitCode !== null) return;
+      if (pid === undefined) return;
       stoppedBy ??= reason;
-      // The command, not GNU time above it: that one waits for the command and then writes its report.
-      const [, ...below] = gnuTime === undefined ? [0, pid] : descendants(pid);
-      for (const each of below) tryKill(each);
-      if (below.length === 0) tryKill(pid);
+      killCommand();
+      // Again: what was being forked at that moment holds the output open.
+      killTimer ??= setInterval(killCommand, 20);
     };
     const onAbort = (): void => kill("interrupted");
     const timer = setTimeout(() => kill(`took more than ${options.timeoutMs / 1000} s`), options.timeoutMs);
@@ -82,6 +86,7 @@ export async function runProcess(options: RunOptions): Promise<Measurement> {
       }
     } finally {
       clearTimeout(timer);
+      clearInterval(killTimer);
       options.signal.removeEventListener("abort", onAbort);
     }
     return {

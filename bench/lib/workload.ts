@@ -71,25 +71,22 @@ export interface Workload<Data = unknown> {
   /** Write back dirty pages before every run, so that nobody pays for the one before. Defaults to false. */
   readonly writes?: boolean | undefined;
   /**
-   * When what a run left is removed: `"at once"` for a few large files. `"at the end"` of everything for many small ones, since ext4
-   * passes over recently freed inodes, which makes creating files ten times as slow in the minute after a deletion. Defaults to `"at the end"`.
+   * When what a run left is removed: `"at once"` for a few large files. `"at the end"` for many small ones, since ext4 passes over recently
+   * freed inodes, which makes creating files ten times as slow in the minutes after a deletion. Defaults to `"at the end"`.
    */
   readonly removeTargets?: "at once" | "at the end" | undefined;
+  /** The workload is about this file system and makes no sense on another. Defaults to whatever the run is made on. */
+  readonly fileSystem?: "xfs" | undefined;
   /** Standard output goes to a file, which `verify` may read as `<target>.out`. Defaults to false: it is read here. */
   readonly outputToFile?: boolean | undefined;
   /** End the process (SIGKILL) as soon as it has printed something. Defaults to false. */
   readonly stopAtFirstOutput?: boolean | undefined;
-  /** Makes the data. Throw `Unavailable` when this machine cannot have it. */
+  /** Makes the data. */
   prepare(arena: Arena): Promise<Data>;
   /** Untimed preparation of one run. */
   arrange?(run: Run<Data>): Promise<void> | void;
   /** Throws when the contestant did not do what was asked: then its figure is worth nothing, and the whole run ends. */
   verify?(run: Run<Data>, measurement: Measurement, contestant: string): Promise<void> | void;
-}
-
-/** A workload or contestant that this machine cannot have; the message says why. */
-export class Unavailable extends Error {
-  override readonly name = "Unavailable";
 }
 
 /** Keeps the type of the data between `prepare`, the contestants and `verify`. */

@@ -2,10 +2,9 @@
 import { execFileSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { haveCommand, haveMounts } from "../../test/support/debian-packages.ts";
-import { type Arena, mountXfs } from "../lib/arena.ts";
+import type { Arena } from "../lib/arena.ts";
 import { type BigFile, makeBigFile, verifyBigFile } from "../lib/data-sets.ts";
-import { type Contestant, defineWorkload, type Measurement, type Run, Unavailable, type Workload } from "../lib/workload.ts";
+import { type Contestant, defineWorkload, type Measurement, type Run, type Workload } from "../lib/workload.ts";
 
 const GIB = 1024 ** 3;
 
@@ -83,53 +82,48 @@ const copy = defineWorkload<BigFile>({
 interface ReflinkData {
   readonly big: BigFile;
   readonly small: BigFile;
-  readonly mountPoint: string;
 }
-
-/** Targets lie on the XFS; `target` itself only names them. */
-const onXfs = ({ data, target }: Run<ReflinkData>): string => join(data.mountPoint, target.split("/").at(-1) as string);
 const reflinkUpload = (which: "big" | "small"): Contestant<ReflinkData>["start"] => ({
   program: "upload-file",
-  arguments: (run) => [run.data[which].path, onXfs(run), "big.bin"],
+  arguments: (run) => [run.data[which].path, run.target, "big.bin"],
 });
 
 const reflink = defineWorkload<ReflinkData>({
   name: "reflink-big-file",
   title: "Copy one file on XFS by reflink: no matter how large",
   description:
-    "A 4 GiB (quick mode 1 GiB) and a 4 MiB file on an XFS with reflinks. What clones takes the same time for both; nobody is told to clone. Every copy is compared with the source byte for byte.",
+    "A 4 GiB (quick mode 1 GiB) and a 128 MiB file on an XFS with reflinks. What clones takes the same time for both; nobody is told to clone. Every copy is compared with the source byte for byte.",
   metric: { kind: "wall" },
   base: "cp, 4 GiB",
-  targets: [{ contestant: "stowage upload, 4 GiB", limit: 1.25, of: { kind: "ratio", versus: "stowage upload, 4 MiB" } }],
+  targets: [{ contestant: "stowage upload, 4 GiB", limit: 1.25, of: { kind: "ratio", versus: "stowage upload, 128 MiB" } }],
   rounds: { full: 7, quick: 3 },
   writes: true,
+  fileSystem: "xfs",
   async prepare(arena) {
-    if (!haveMounts()) throw new Unavailable("mounting needs root on Linux");
-    if (!haveCommand("mkfs.xfs", "xfsprogs")) throw new Unavailable("xfsprogs is not installed");
-    const mountPoint = mountXfs(arena, 16 * GIB);
-    const data = { mountPoint, big: bigFile(arena, mountPoint), small: makeBigFile(join(mountPoint, "small.bin"), 4 * 1024 ** 2) };
-    execFileSync("sync", ["-f", mountPoint]); // a clone waits for its source's dirty pages
+    const folder = arena.folder("reflink");
+    const data = { big: bigFile(arena, folder), small: makeBigFile(join(folder, "small.bin"), 128 * 1024 ** 2) };
+    execFileSync("sync", ["-f", folder]); // a clone waits for its source's dirty pages
     return data;
   },
-  arrange: (run) => mkdirSync(onXfs(run)),
+  arrange: makeFolder,
   verify(run, { reported }, contestant) {
-    verifyBigFile(join(onXfs(run), "big.bin"), contestant.endsWith("4 MiB") ? run.data.small : run.data.big);
+    verifyBigFile(stored(run), contestant.endsWith("128 MiB") ? run.data.small : run.data.big);
     if (contestant.startsWith("stowage") && reported.method !== "reflink") throw new Error(`the method was ${reported.method}`);
   },
   contestants: [
-    { name: "cp, 4 GiB", tool: "cp", start: { command: (run) => ["cp", run.data.big.path, join(onXfs(run), "big.bin")] } },
-    { name: "cp, 4 MiB", tool: "cp", start: { command: (run) => ["cp", run.data.small.path, join(onXfs(run), "big.bin")] } },
+    { name: "cp, 4 GiB", tool: "cp", start: { command: (run) => ["cp", run.data.big.path, stored(run)] } },
+    { name: "cp, 128 MiB", tool: "cp", start: { command: (run) => ["cp", run.data.small.path, stored(run)] } },
     { name: "stowage upload, 4 GiB", tool: "stowage", start: reflinkUpload("big") },
-    { name: "stowage upload, 4 MiB", tool: "stowage", start: reflinkUpload("small") },
+    { name: "stowage upload, 128 MiB", tool: "stowage", start: reflinkUpload("small") },
     {
       name: "fs-extra.copy, 4 GiB",
       tool: "fs-extra",
-      start: { program: "fs-extra-copy", arguments: (run) => [run.data.big.path, join(onXfs(run), "big.bin")] },
+      start: { program: "fs-extra-copy", arguments: (run) => [run.data.big.path, stored(run)] },
     },
     {
       name: "fs.cp, 4 GiB",
       tool: "node",
-      start: { program: "fs-cp", arguments: (run) => [run.data.big.path, join(onXfs(run), "big.bin")] },
+      start: { program: "fs-cp", arguments: (run) => [run.data.big.path, stored(run)] },
     },
   ],
 });

@@ -17,7 +17,7 @@ const workspaces = {
   // vega-datasets, from the npm registry: real flights and airports of the United States.
   "public-data": { readOnly: true, broker: { type: "host", hostPath: join(here, "../../node_modules/vega-datasets/data") } },
   results: { broker: { type: "host", hostPath: results } },
-};
+} as const;
 
 await mkdir(results, { recursive: true });
 const job = parse(await readFile(join(here, "job.yaml"), "utf8"));

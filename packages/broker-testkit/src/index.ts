@@ -1,3 +1,5 @@
+export { type BrokenBase, type BrokenBroker, breakTarget } from "./lib/broken/broken-broker.ts";
+export { brokenBrokers } from "./lib/broken/broken-brokers.ts";
 export {
   CONFORMANCE_GROUPS,
   type ConformanceCase,

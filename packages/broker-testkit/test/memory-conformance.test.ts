@@ -13,7 +13,7 @@ const targets: ConformanceTarget[] = [
 describe("the memory broker and every wrapper pass", () => {
   for (const target of targets) {
     test(target.name, { timeout: 180_000 }, async () => {
-      const report = await runConformance(target);
+      const report = await runConformance(target, { concurrency: 4 });
       expect(report.passed, formatReport(report)).toBe(true);
       expect(report.complete).toBe(true);
       expect(report.counts.undeclared, formatReport(report)).toBe(0);

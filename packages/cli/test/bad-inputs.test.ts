@@ -313,6 +313,13 @@ const BAD_CONFIGURATIONS: readonly BadInput[] = [
     names: ['"./empty.ts"', "defineBroker"],
   },
   {
+    what: "a broker module whose own dependency is missing",
+    files: { "stowage.yaml": `brokers: [./needy.js]${GOOD}`, "needy.js": 'import "@acme/peer/deep";\n' },
+    args: ["ls", "data:"],
+    exitCode: 161,
+    names: ['"./needy.js"', "npm install @acme/peer"],
+  },
+  {
     what: "a broker module that does not parse",
     files: { "stowage.yaml": `brokers: [./bad.js]${GOOD}`, "bad.js": "export const = 1;\n" },
     args: ["ls", "data:"],
@@ -466,6 +473,16 @@ describe.each([
     expect(run.stderr, about).not.toMatch(/\n\s+at |node:internal|\[object |undefined|hunter2/);
     expect(run.status, about).toBe(input.exitCode);
   });
+});
+
+test.each([
+  ["of arguments", ["lst", "--json"], "INVALID_ARGUMENT", 160],
+  ["of a configuration", ["ls", "--json", "--config", "nope.yaml"], "FILE_NOT_FOUND", 163],
+  ["of a path", ["stat", "--json", "data:nope"], "FILE_NOT_FOUND", 163],
+])("with --json a mistake %s is an object too", async (_, args, code, exitCode) => {
+  const run = await runStowage(args, { cwd: makePlace({ what: "", args, exitCode, names: [] }) });
+  expect(run.status).toBe(exitCode);
+  expect(JSON.parse(run.stdout)).toMatchObject({ event: "error", code, exitCode, message: run.stderr.replace(/^stowage: /, "").trim() });
 });
 
 test("there are enough of them", () => {

@@ -171,6 +171,11 @@ describe("cp", () => {
   test("keeps the path below the fixed part of a pattern, on either side", async () => {
     await good("cp", "data:raw/**/*.csv", "out");
     expect([read("out/a.csv"), read("out/2026/c.csv"), exists("out/2026/.hidden")]).toEqual(["a,1\n", "c,3\n", false]);
+    // What the pattern does not match is not left out: nobody asked for it.
+    symlinkSync("nowhere", join(folder, "local/dangling"));
+    symlinkSync(join(folder, "data"), join(folder, "local/link.txt"));
+    await good("cp", "local/*.txt", "archive:texts");
+    unlinkSync(join(folder, "local/link.txt"));
     await good("cp", "local/**/*.txt", "archive:texts");
     expect(await good("ls", "-r", "archive:texts")).toBe("sub/y.txt\nx.txt\n");
   });
@@ -260,6 +265,13 @@ describe("cp", () => {
     expect(await good("cp", "archive:in.txt", "archive:old.txt", "-")).toBe("from a pipeold");
     const refused = await runStowage(["cp", "-", "archive:in.txt", "--if-exists", "fail"], { cwd: folder, input: "again" });
     expect([refused.status, read("archive/in.txt")]).toEqual([173, "from a pipe"]);
+  });
+
+  test("--timeout gives up what has not ended in time, and says so", async () => {
+    const late = await run("cp", "-r", "local", "archive:l", "--timeout", "0s");
+    expect(late.status).toBe(172);
+    expect(late.stderr).toMatch(/^stowage: [^\n]*deadline[^\n]*\n$/);
+    expect((await run("ls", "archive:l")).status).toBe(163);
   });
 
   test("takes names with colons and blanks", async () => {

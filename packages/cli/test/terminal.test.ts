@@ -35,7 +35,7 @@ function runInTerminal(args: readonly string[], answer?: string, environment: Re
   child.stdout.on("data", (chunk: Buffer) => {
     text += chunk.toString();
     if (answer !== undefined && text.includes("[y/N]")) {
-      child.stdin.write(`${answer}\n`);
+      child.stdin.write(/[\u0000-\u001f]/.test(answer) ? answer : `${answer}\n`);
       answer = undefined;
     }
   });
@@ -71,6 +71,15 @@ describe.skipIf(!hasTerminal)("on a terminal", () => {
     expect([asked.status, existsSync(join(folder, "data/raw/a.txt"))]).toEqual([180, true]);
     expect((await runInTerminal(["rm", "data:raw/a.txt"], "y")).status).toBe(0);
     expect([existsSync(join(folder, "data/raw/a.txt")), existsSync(join(folder, "data/raw/b.txt"))]).toEqual([false, true]);
+  });
+
+  test.each([
+    ["Ctrl-C", "\u0003", "SIGINT: cancelling"],
+    ["Ctrl-D", "\u0004", "nothing was deleted"],
+  ])("%s instead of an answer deletes nothing", async (_, key, said) => {
+    const asked = await runInTerminal(["rm", "-r", "data:raw"], key);
+    expect(asked.text).toContain(said);
+    expect([asked.status, existsSync(join(folder, "data/raw/a.txt"))]).toEqual([180, true]);
   });
 
   test("rm --yes does not ask", async () => {

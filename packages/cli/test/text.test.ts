@@ -1,6 +1,9 @@
+import { readFileSync } from "node:fs";
+import { EXIT_CODES } from "@stowage/jobs";
 import { InvalidArgumentError } from "commander";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { COMMANDS } from "../src/lib/command-table.ts";
 import { formatListedDigest, parseListedDigest } from "../src/lib/contents.ts";
 import { formatBytes, formatCount, formatDuration, formatTable, formatTime } from "../src/lib/format.ts";
 import { gatherPairs, parseBytes, parseCount, parseDuration } from "../src/lib/option-values.ts";
@@ -54,6 +57,19 @@ describe("numbers for people", () => {
         [false, true],
       ),
     ).toEqual(["a       1  x", "long  100"]);
+  });
+});
+
+describe("the documentation", () => {
+  const page = readFileSync(new URL("../../../docs/cli.md", import.meta.url), "utf8");
+
+  test("has every command", () => {
+    expect([...page.matchAll(/^\| `([a-z]+)` \|/gm)].map(([, name]) => name).sort()).toEqual(COMMANDS.map(({ name }) => name).sort());
+  });
+
+  test("has every exit code", () => {
+    const codes = [...page.matchAll(/^\| (\d+) \|/gm)].map(([, code]) => Number(code));
+    expect(codes).toEqual(Object.values(EXIT_CODES));
   });
 });
 

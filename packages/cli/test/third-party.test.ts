@@ -1,4 +1,4 @@
-import { cpSync, mkdirSync, symlinkSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, symlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -97,6 +97,72 @@ describe("a broker from somebody else's package, with a copy of core of its own"
     const listed = await runStowage(["cp", "--config", join(folder, "module.yaml"), "top:hello.txt", "-"], { cwd: dirname(folder) });
     expect(listed).toMatchObject({ status: 0, stdout: "hello from typed", stderr: "" });
   });
+});
+
+describe("a listing that lies", () => {
+  test("cannot make a copy write beside its target", async () => {
+    writeFiles(folder, {
+      "liar.yaml": "brokers: [./brokers/liar.ts]\nworkspaces:\n  liar: { broker: { type: liar } }\n",
+      "brokers/liar.ts": `
+import { createMemoryBroker, defineBroker } from "@stowage/core";
+import * as z from "zod";
+const names = ["../escaped", "/tmp/stowage-cli-escaped", "a/../../escaped", "raw/../../escaped", "good"];
+export const liar = defineBroker({
+  type: "liar",
+  config: z.strictObject({}),
+  open: async () => ({
+    ...createMemoryBroker(),
+    async *listFiles() { for (const path of names) yield { file: { path, size: 1 }, size: 1 } as never; },
+    downloadFiles: undefined,
+    downloadFile: async ({ file, localPath }, context) => {
+      (await import("node:fs")).writeFileSync(localPath, "x");
+      return { file, method: "stream", bytes: 1, verified: "length" } as never;
+    },
+  }) as never,
+});
+`,
+    });
+    const copied = await run("cp", "--config", "liar.yaml", "-r", "liar:", "deep/target");
+    expect(copied.status).not.toBe(0);
+    expect(copied.stderr.trim().split("\n")).toHaveLength(4);
+    for (const line of copied.stderr.trim().split("\n")) expect(line).toMatch(/^stowage: .*escaped/);
+    expect(existsSync(join(folder, "deep/target/good"))).toBe(true);
+    for (const path of ["escaped", "deep/escaped", "../escaped"]) expect(existsSync(join(folder, path)), path).toBe(false);
+    expect(existsSync("/tmp/stowage-cli-escaped")).toBe(false);
+  });
+});
+
+test("rm -r empties a directory also where a listing loses its place when files go", async () => {
+  writeFiles(folder, {
+    "pages.yaml": "brokers: [./brokers/pages.ts]\nworkspaces:\n  pages: { broker: { type: pages } }\n",
+    "brokers/pages.ts": `
+import { createMemoryBroker, defineBroker } from "@stowage/core";
+import * as z from "zod";
+export const pages = defineBroker({
+  type: "pages",
+  config: z.strictObject({}),
+  open: async () => {
+    const files = new Set(Array.from({ length: 100 }, (_, index) => "dir/" + String(index).padStart(3, "0")));
+    return {
+      ...createMemoryBroker(),
+      deleteFiles: undefined,
+      deleteFile: async ({ path }) => (files.delete(path) ? "deleted" : "missing"),
+      statFile: async () => undefined,
+      // A page begins at a number: what is deleted meanwhile moves others before it.
+      async *listFiles() {
+        for (let offset = 0; offset < files.size; offset += 10) {
+          for (const path of [...files].slice(offset, offset + 10)) yield { file: { path, size: 1 }, size: 1 } as never;
+          await new Promise((resolve) => setTimeout(resolve, 5));
+        }
+      },
+    } as never;
+  },
+});
+`,
+  });
+  const removed = await run("rm", "--config", "pages.yaml", "-r", "pages:dir", "--json", "-j", "1");
+  expect(removed.status).toBe(0);
+  expect(records(removed).at(-1)).toMatchObject({ event: "summary", done: 100, failed: 0 });
 });
 
 describe("a secret", () => {

@@ -221,6 +221,44 @@ describe("items of a stream on the same files", () => {
   });
 });
 
+describe("a stream whose items come slowly or end slowly", () => {
+  test("an item that had to wait for a chunk starts when that has ended, not when the next item comes", async () => {
+    const started = new Map<string, number>();
+    const broker = batchBroker({
+      async uploadFile({ file }) {
+        started.set(file.path, performance.now());
+        await sleep(40);
+        return detailsOf(file);
+      },
+    });
+    const { input } = countedInput(3, (index) => sleep(index === 1 ? 10 : index === 2 ? 400 : 0));
+    await drain(workspaceOf(broker).uploadFiles(input, { concurrency: 1 }));
+    expect(started.get("f1")! - started.get("f0")!).toBeLessThan(300);
+  });
+
+  test("an item that takes long is remembered, however many come and go meanwhile", async () => {
+    const active = new Set<string>();
+    let overlapped = false;
+    const broker = singleBroker({
+      async uploadFile({ file }) {
+        if (active.has(file.path)) overlapped = true;
+        active.add(file.path);
+        if (file.path === "slow") await sleep(300);
+        active.delete(file.path);
+        return detailsOf(file);
+      },
+    });
+    async function* items(): AsyncGenerator<Item> {
+      yield upload("slow");
+      for (let index = 0; index < 6000; index++) yield upload(`f${index}`);
+      yield upload("slow");
+    }
+    const { values, error } = await drain(workspaceOf(broker).uploadFiles(items()));
+    expect([values.length, error]).toEqual([6002, undefined]);
+    expect(overlapped).toBe(false);
+  });
+});
+
 describe("ending a stream early", () => {
   test("a consumer that stops cancels what runs, waits for it, and ends the input", async () => {
     let running = 0;
@@ -360,6 +398,17 @@ describe("ending a stream early", () => {
     expect(TransferError.is(error) && error.code).toBe("NO_SPACE");
     expect(state.pulled).toBeLessThan(8);
     expect(state.ended).toBe(true);
+  });
+
+  test("failFast does not wait for an input that gives nothing more", async () => {
+    const broker = singleBroker({ uploadFile: async () => Promise.reject(new StowageError("no", { code: "NO_SPACE" })) });
+    async function* items(): AsyncGenerator<Item> {
+      yield upload("a");
+      await forever();
+    }
+    const { values, error } = await drain(workspaceOf(broker).uploadFiles(items(), { failFast: true }));
+    expect(values.map(statusOf)).toEqual(["failed NO_SPACE"]);
+    expect(error).toMatchObject({ code: "NO_SPACE" });
   });
 
   test("a refused stream takes no input", async () => {

@@ -93,6 +93,25 @@ describe("a batch of an array", () => {
     expect(most).toBe(2);
   });
 
+  test("a chunk counts as one file for the limits", async () => {
+    const limits = createLimits({ files: 1 });
+    let running = 0;
+    let most = 0;
+    const broker = batchBroker({
+      async *uploadFiles(uploads) {
+        most = Math.max(most, ++running);
+        await sleep(5);
+        running--;
+        for (const [index, { file }] of uploads.entries()) yield { index, ok: true, value: detailsOf(file) };
+      },
+    });
+    await workspaceOf(broker).uploadFiles(
+      Array.from({ length: 20 }, (_, index) => upload(`f${index}`)),
+      { limits },
+    );
+    expect(most).toBe(1);
+  });
+
   test("one that fails stops no other, and the error holds every outcome", async () => {
     const { broker } = scripted((path) => {
       if (path === "f1") throw new DriverError("PERMISSION_DENIED", "no entry");
@@ -128,7 +147,7 @@ describe("a batch of an array", () => {
     const error = await transferErrorOf(workspaceOf(broker).uploadFiles(odd as never));
     expect(error.outcomes.map(({ status }) => status)).toEqual(["failed", "failed", "failed", "failed", "failed", "done"]);
     for (const outcome of error.outcomes.slice(0, 5)) {
-      expect((outcome as { error: StowageError }).error.code).toMatch(/^INVALID_(ARGUMENT|PATH)$/u);
+      expect(statusOf(outcome)).toMatch(/^failed INVALID_(ARGUMENT|PATH)$/u);
     }
   });
 
@@ -253,6 +272,25 @@ describe("retrying", () => {
     });
     const before = performance.now();
     await workspaceOf(broker).uploadFiles([upload("f")], { retry: quick });
+    expect(performance.now() - before).toBeGreaterThanOrEqual(79);
+  });
+
+  test("waits as long as the backend asks for in chunks too", async () => {
+    let calls = 0;
+    const broker = batchBroker({
+      async *uploadFiles(uploads) {
+        calls++;
+        for (const [index, { file }] of uploads.entries()) {
+          if (calls === 1 && index === 1) yield { index, ok: false, error: new Error("slow down") };
+          else yield { index, ok: true, value: detailsOf(file) };
+        }
+      },
+      errorCode: () => ({ code: "RATE_LIMITED", retryAfterMs: 80 }),
+    });
+    broker.uploadFile = async ({ file }) => detailsOf(file);
+    const before = performance.now();
+    const outcomes = await workspaceOf(broker).uploadFiles(["a", "b"].map(upload), { retry: quick, concurrency: 1 });
+    expect(outcomes.map((outcome) => outcome.status === "done" && outcome.attempts)).toEqual([1, 2]);
     expect(performance.now() - before).toBeGreaterThanOrEqual(79);
   });
 
@@ -428,13 +466,17 @@ describe("a broker with batch methods", () => {
     expect((await workspace.deleteFiles(["a", "zzz", "b"], { concurrency: 1 })).map(statusOf)).toEqual(["done", "skipped missing", "done"]);
   });
 
-  test("a chunk that does not move a byte is stalled as one, and repeated", async () => {
+  test.each(["throws", "ends"])("a chunk that does not move a byte is stalled as one, and repeated (its generator %s)", async (way) => {
     let calls = 0;
     const broker = batchBroker({
       async *uploadFiles(uploads, { signal }) {
         calls++;
         for (const [index, { file }] of uploads.entries()) {
-          if (calls === 1 && index === 1) await untilAborted(signal);
+          if (calls === 1 && index === 1) {
+            if (way === "throws") await untilAborted(signal);
+            await untilAborted(signal).catch(() => undefined);
+            return;
+          }
           yield { index, ok: true, value: detailsOf(file) };
         }
       },
@@ -557,6 +599,15 @@ describe("cancelling and time", () => {
     const [outcome] = await workspaceOf(broker).uploadFiles([upload("a")], { stallTimeoutMs: 40, retry: quick });
     expect(outcome).toMatchObject({ status: "done", attempts: 2 });
     expect(attempts.get("a")).toBe(2);
+
+    // What the broker throws when it is stopped is not what went wrong.
+    const confused = scripted(async (_path, attempt, signal) => {
+      if (attempt > 1) return;
+      await untilAborted(signal).catch(() => undefined);
+      throw new DriverError("PERMISSION_DENIED", "socket destroyed");
+    });
+    const [again] = await workspaceOf(confused.broker).uploadFiles([upload("a")], { stallTimeoutMs: 40, retry: quick });
+    expect(again).toMatchObject({ status: "done", attempts: 2 });
 
     const always = scripted((_path, _attempt, signal) => untilAborted(signal));
     const error = await transferErrorOf(

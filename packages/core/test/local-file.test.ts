@@ -40,6 +40,15 @@ describe("publishing a local file", () => {
     expect(await readdir(place)).toEqual(["file"]);
   });
 
+  test("keeps every time to the millisecond", async () => {
+    for (let offset = 0; offset < 200; offset++) {
+      const modified = new Date(Date.UTC(2026, 0, 1) + offset * 1_234_567);
+      await publishLocalFile(`${place}/file`, context(), async () => ({ modified }));
+      const { mtimeNs } = await stat(`${place}/file`, { bigint: true });
+      expect(Number(mtimeNs / 1_000_000n)).toBe(modified.getTime());
+    }
+  });
+
   test("a failure keeps the previous file and leaves nothing", async () => {
     await writeFile(`${place}/file`, "previous");
     const run = publishLocalFile(`${place}/file`, context(), async (handle) => {

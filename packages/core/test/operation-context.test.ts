@@ -36,7 +36,7 @@ describe("an operation's context", () => {
       copy.progress(1);
       return copy.signal === context.signal && !copy.signal.aborted;
     });
-    expect(result).toEqual({ ok: true, value: true });
+    expect(result).toMatchObject({ ok: true, value: true });
   });
 
   test("has an id of letters and digits that never repeats", () => {
@@ -122,7 +122,7 @@ describe("the end of a scope", () => {
     const scope = scopeWith();
     const run = scope.run(() => sleep(30).then(() => "stored"));
     scope.cancel(cancelled);
-    expect(await run).toEqual({ ok: true, value: "stored" });
+    expect(await run).toMatchObject({ ok: true, value: "stored" });
   });
 
   test("the deadline ends it with TIMEOUT, one in the past at once", async () => {
@@ -132,10 +132,42 @@ describe("the end of a scope", () => {
     expect(scopeWith({ deadline: new Date(0) }).ended?.code).toBe("TIMEOUT");
   });
 
-  test("a deadline years away does not end it now", async () => {
+  test("a deadline years away does not end it now, nor overflow a timer", async () => {
+    const warnings: string[] = [];
+    const onWarning = (warning: Error): void => void warnings.push(warning.name);
+    process.on("warning", onWarning);
     const scope = scopeWith({ deadline: new Date(Date.now() + 90 * 24 * 3600 * 1000) });
     await sleep(20);
+    process.off("warning", onWarning);
     expect(scope.ended).toBeUndefined();
+    expect(warnings).toEqual([]);
+  });
+
+  test("reaches everything that still runs, in whatever order the rest has ended", async () => {
+    const orders = [
+      [0, 2, 1],
+      [2, 0],
+      [1, 4, 0],
+      [0, 4, 3, 1],
+      [4, 3, 2, 1, 0],
+    ];
+    for (const order of orders) {
+      const scope = scopeWith();
+      const finish: (() => void)[] = [];
+      const runs = Array.from({ length: 5 }, (_, index) =>
+        scope.run(({ signal }) =>
+          Promise.race([new Promise<void>((resolve) => finish.push(resolve)), untilAborted(signal)]).then(() => index),
+        ),
+      );
+      for (const index of order) {
+        finish[index]!();
+        await runs[index];
+      }
+      scope.cancel(cancelled);
+      const results = await Promise.all(runs);
+      expect(results.map(({ ok }) => ok)).toEqual(Array.from({ length: 5 }, (_, index) => order.includes(index)));
+      for (const result of results) if (!result.ok) expect(result).toMatchObject({ reason: cancelled, abandoned: false });
+    }
   });
 
   test("many scopes on one signal leave no listener behind", async () => {
@@ -153,7 +185,7 @@ describe("the end of a scope", () => {
     const scope = scopeWith();
     scope.cancel(cancelled);
     const done = await scope.run(async ({ signal }) => sleep(20).then(() => signal.aborted), { epilogue: true });
-    expect(done).toEqual({ ok: true, value: false });
+    expect(done).toMatchObject({ ok: true, value: false });
     const before = performance.now();
     expect(await scope.run(() => forever(), { epilogue: true })).toMatchObject({ ok: false, abandoned: true });
     expect(performance.now() - before).toBeLessThan(950);
@@ -172,7 +204,7 @@ describe("the stall watchdog", () => {
     });
     const stuck = await scope.run(({ signal }) => untilAborted(signal));
     expect(stuck).toMatchObject({ ok: false, reason: { code: "STALLED", retryable: true } });
-    expect(await lively).toEqual({ ok: true, value: "arrived" });
+    expect(await lively).toMatchObject({ ok: true, value: "arrived" });
     expect(scope.ended).toBeUndefined();
   });
 
@@ -186,12 +218,12 @@ describe("the stall watchdog", () => {
       await context.throttle(300);
       return "patient";
     });
-    expect(result).toEqual({ ok: true, value: "patient" });
+    expect(result).toMatchObject({ ok: true, value: "patient" });
   });
 
   test("0 never", async () => {
     const scope = scopeWith({ stallTimeoutMs: 0 });
-    expect(await scope.run(() => sleep(100).then(() => "slow"))).toEqual({ ok: true, value: "slow" });
+    expect(await scope.run(() => sleep(100).then(() => "slow"))).toMatchObject({ ok: true, value: "slow" });
   });
 
   test("an abort ends the wait for memory", async () => {
@@ -215,6 +247,14 @@ describe("a lease", () => {
     expect(await lease.guard(async () => 2)).toBe(2);
     await expect(lease.guard(() => untilAborted(lease.context.signal))).rejects.toMatchObject({ code: "STALLED" });
     lease.release();
+  });
+
+  test("a call that ends does not hide that another stalls", async () => {
+    const scope = scopeWith({ stallTimeoutMs: 50 });
+    const lease = scope.lease();
+    const stuck = lease.guard(() => untilAborted(lease.context.signal));
+    await lease.guard(async () => undefined);
+    await expect(Promise.race([stuck, sleep(2000)])).rejects.toMatchObject({ code: "STALLED" });
   });
 
   test("a call that hangs is abandoned when the scope ends, and none begins after", async () => {

@@ -1,15 +1,18 @@
 import { execFileSync } from "node:child_process";
 import {
   chmodSync,
+  closeSync,
   existsSync,
   linkSync,
   lstatSync,
   mkdirSync,
+  openSync,
   readFileSync,
   statSync,
   symlinkSync,
   utimesSync,
   writeFileSync,
+  writeSync,
 } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -233,6 +236,26 @@ describe.skipIf(!isLinux || !isRoot).each(WAYS)(
       expect(await run(operations, move("closed/file", "other/file"))).toMatchObject({ method: "copy", verified: "digest" });
       expect(fixture.names()).toEqual(["closed", "other", "other/file"]);
     });
+
+    test.each([100, 3 * 1024 * KIB])(
+      "a copy of %i bytes that does not hold what was written costs nothing: the source stays, nothing appears",
+      async (size) => {
+        fixture.storedFile("a", bytes(size));
+        let isSpoilt = false;
+        // Once the bytes are written and before they are read again, the medium loses one of them.
+        const progress = (count: number): void => {
+          if (isSpoilt || count === 0) return;
+          isSpoilt = true;
+          const fd = openSync(join(fixture.root, "other/.stowage-spoilt"), "r+");
+          writeSync(fd, Buffer.from([bytes(1)[0]! ^ 1]), 0, 1, 0);
+          closeSync(fd);
+        };
+        const command = move("a", "other/a", { temporaryName: ".stowage-spoilt" });
+        await expect(run(operations, command, { progress })).rejects.toMatchObject({ code: "CHECKSUM_MISMATCH", retryable: true });
+        expect(fixture.names()).toEqual(["a", "other"]);
+        expect(readFileSync(join(fixture.root, "a")).equals(bytes(size))).toBe(true);
+      },
+    );
 
     test("a source that changes while it is moved stays", async () => {
       const path = fixture.storedFile("a", bytes(3 * 1024 * KIB));

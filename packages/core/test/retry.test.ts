@@ -1,3 +1,4 @@
+import { getEventListeners } from "node:events";
 import { describe, expect, test } from "vitest";
 import type { ErrorFacts } from "../src/lib/broker.ts";
 import { nextRetryDelay, resolveRetryOptions, retry, sleep } from "../src/lib/retry.ts";
@@ -103,7 +104,6 @@ describe("retry", () => {
 
   test("a sleep leaves no listener on the signal", async () => {
     const controller = new AbortController();
-    const { getEventListeners } = await import("node:events");
     await Promise.all(Array.from({ length: 20 }, () => sleep(1, controller.signal)));
     expect(getEventListeners(controller.signal, "abort")).toHaveLength(0);
   });

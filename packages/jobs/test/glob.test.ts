@@ -27,6 +27,11 @@ describe("globs", () => {
     ['"a"*', '"a"b', true],
     ["a\\*b", "a*b", true],
     ["a\\*b", "axb", false],
+    ["a\\\\b*", "a\\bc", true],
+    ["a\\\\\\\\b*", "a\\\\bc", true],
+    ["a\\\\\\\\b*", "a\\bc", false],
+    ["*\\\\\\\\", "x\\\\", true],
+    ["\\[b*\\\\\\\\\\\\", "[b\\\\\\", true],
   ])("%j on %j: %s", (glob, path, expected) => {
     expect(parseGlob(glob).matches(path)).toBe(expected);
   });

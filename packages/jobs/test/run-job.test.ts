@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { chmod, mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostBroker } from "@stowage/broker-host";
@@ -377,6 +378,25 @@ describe("the command", () => {
     expect(statuses(result)).toEqual(["pre succeeded", "main failed", "post skipped"]);
   });
 
+  test("that is given more than the system hands over could not be started", async () => {
+    expect(await run(job({ inputs: [], command: ["true", "x".repeat(3_000_000)] }))).toMatchObject({
+      exitCode: 165,
+      errors: [{ message: expect.stringContaining("too long") }],
+    });
+  });
+
+  test("that ends at once has all that it wrote passed on", async () => {
+    for (let round = 0; round < 5; round++) {
+      let text = "";
+      await run(shell("echo quick"), {
+        onEvent: (event) => {
+          if (event.type === "output") text += Buffer.from(event.chunk).toString();
+        },
+      });
+      expect(text).toBe("quick\n");
+    }
+  });
+
   test("that runs into its time limit is asked to end", async () => {
     const result = await run(
       shell("trap 'echo asked > \"$STOWAGE_OUTPUT/a.txt\"; exit 0' TERM; echo up; while :; do sleep 0.05; done", {
@@ -538,7 +558,7 @@ describe("what keeps a run from beginning", () => {
           second = await run(shell("true"), { resultFile }).catch((error: unknown) => error);
           expect(await readFile(resultFile, "utf8")).toBe("theirs");
           const report = await sweepJobs(world.scratch);
-          expect(report).toMatchObject({ live: ["demo"], removed: [], stopped: [] });
+          expect(report).toMatchObject({ live: ["demo"], removed: [] });
           // Another job, or another place, is another matter.
           expect((await run({ ...shell("true"), name: "other" })).status).toBe("succeeded");
           expect((await run(shell("true"), { scratch: world.path("scratch2") })).status).toBe("succeeded");
@@ -621,6 +641,30 @@ describe("a runtime that breaks", () => {
     expect(await method(spec(true), { runtime: createLocalRuntime({ trustJob: false }) })).not.toBe("link");
     expect(await method(spec(false), { runtime: createLocalRuntime({ trustJob: true }) })).toBe("link");
     expect(await world.files("data")).toEqual({ "1": "1" });
+  });
+});
+
+describe("a full disk", () => {
+  test.each([
+    ["while inputs are fetched", job(), "pre"],
+    ["while the command writes its output", shell('head -c 2000000 /dev/zero > "$STOWAGE_OUTPUT/big" || exit 5'), "main"],
+  ])("%s is told as such, and the result is written all the same", async (_when, spec, step) => {
+    const small = world.path("small");
+    await mkdir(small);
+    if (spawnSync("mount", ["-t", "tmpfs", "-o", "size=512k", "tmpfs", small]).status !== 0) return;
+    try {
+      await world.put("data/big", new Uint8Array(2_000_000));
+      const result = await run(spec, { scratch: small, resultFile: world.path("result.json") });
+      expect(result).toMatchObject({ status: "failed", exitCode: step === "pre" ? 171 : 5, errors: [{ step }] });
+      expect(JSON.parse(await readFile(world.path("result.json"), "utf8"))).toMatchObject({ exitCode: result.exitCode });
+      // As full as it can be: what is to free it must not need room itself.
+      spawnSync("sh", ["-c", 'cat /dev/zero > "$0" 2>/dev/null', join(small, "filler")]);
+      expect(await sweepJobs(small)).toMatchObject({ removed: ["demo"], leftovers: [] });
+      await rm(join(small, "filler"));
+      expect(await readdir(small)).toEqual([]);
+    } finally {
+      spawnSync("umount", [small]);
+    }
   });
 });
 

@@ -1,4 +1,6 @@
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { writeFileSync } from "node:fs";
 import { chmod, mkdir, readdir, readFile, rm, stat, symlink, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostBroker } from "@stowage/broker-host";
@@ -168,11 +170,19 @@ describe("stageIn", () => {
     await stageIn(spec, { directory, brokers });
     await rm(join(directory, "input/all/a"));
     await writeFile(join(directory, "input/all/b"), "changed");
+    // What a killed download or a command may have left there.
+    await world.put("job/input/all/.stowage-x", "half");
+    await world.put("job/input/all/deep/er", "junk");
+    writeFileSync(Buffer.concat([Buffer.from(`${directory}/input/all/`), Buffer.from([0xff])]), "junk");
+    await world.put("job/input/other/er", "junk");
+    await symlink(world.path("data"), join(directory, "input/all/link"));
     await rm(callLog);
     await stageIn(spec, { directory, brokers, resume: true });
     const fetched = (await readFile(callLog, "utf8")).split("\n").filter((line) => line.startsWith("downloadFile"));
     expect(fetched.sort()).toEqual(["downloadFile a", "downloadFile b"]);
+    expect(await world.names("job/input")).toEqual(["all", "all/a", "all/b", "all/c"]);
     expect(await world.files("job/input")).toEqual({ "all/a": "a", "all/b": "b", "all/c": "c" });
+    expect(await world.files("data")).toEqual({ a: "a", b: "b", c: "c" });
   });
 
   test("a workspace that nobody has configured is an error that says so", async () => {
@@ -369,6 +379,20 @@ describe("stageOut", () => {
     await expect(store({ workspaces })).rejects.toMatchObject({ code: "CHECKSUM_MISMATCH", workspace: "results", file: "a" });
   });
 
+  test("a file that is written to while it is stored is an error, though it keeps its length and time", async () => {
+    await world.put("job/output/a", "1234");
+    await utimes(join(directory, "output/a"), 1000, 1000);
+    const workspaces = { results: world.faulty("results", { delayMs: 300 }) };
+    const change = async (): Promise<void> => {
+      await writeFile(join(directory, "output/a"), "4321");
+      await utimes(join(directory, "output/a"), 1000, 1000);
+    };
+    await expect(store({ workspaces }, { onBegin: async () => void setTimeout(() => void change(), 100) })).rejects.toMatchObject({
+      code: "SOURCE_CHANGED",
+      file: "a",
+    });
+  });
+
   test("what the broker did not verify is verified here", async () => {
     await world.put("job/output/a", "1234");
     const workspaces = { results: world.faulty("results", { fault: { method: "uploadFile", mode: "unverified" } }) };
@@ -417,7 +441,8 @@ describe("stageOut", () => {
 
   test("stores the file that was looked at, though a process in the background swaps it for a link all the time", async () => {
     await world.put("job/output/deep/a", "harmless");
-    await world.put("secret", "secret");
+    // Of the same length: nothing but the very file will do.
+    await world.put("secret", "secret!!");
     await symlink(world.path("secret"), world.path("link"));
     const swapper = execSwapper(join(directory, "output/deep/a"), world.path("link"), world.path("kept"), world.path("stop"));
     try {
@@ -427,6 +452,17 @@ describe("stageOut", () => {
       await swapper;
     }
     for (const content of Object.values(await world.files("results"))) expect(content).toBe("harmless");
+  });
+
+  test("stores the file that was looked at, though it is swapped for a link just before it is read; and says that something is wrong", async () => {
+    await world.put("job/output/a", "harmless");
+    await world.put("secret", "secret!!");
+    const swap = async (): Promise<void> => {
+      await rm(join(directory, "output/a"));
+      await symlink(world.path("secret"), join(directory, "output/a"));
+    };
+    await expect(store({}, { onBegin: swap })).rejects.toMatchObject({ code: "SOURCE_CHANGED", file: "a" });
+    expect(await world.files("results")).toEqual({ a: "harmless" });
   });
 
   test("an interrupted run's files are recognised, what is missing is stored", async () => {
@@ -498,8 +534,6 @@ describe("stageOut", () => {
 });
 
 async function execSwapper(target: string, link: string, kept: string, stop: string): Promise<void> {
-  const { spawn } = await import("node:child_process");
-  const { once } = await import("node:events");
   const child = spawn(process.execPath, [
     "-e",
     `const { renameSync, existsSync } = require("node:fs"); const [, target, link, kept, stop] = process.argv;

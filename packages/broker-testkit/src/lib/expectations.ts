@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { availableParallelism, loadavg } from "node:os";
 import type { Outcome } from "@stowage/core";
 import { type Broker, type ErrorFacts, isRetryableCode, StowageError, type StowageErrorCode } from "@stowage/core/broker";
 
@@ -106,6 +107,11 @@ export async function expectBrokerRejects(
     assert.ok(codes.includes(code), `${what}: should fail with ${codes.join(" or ")}, but did with ${code}: ${describeError(error)}`);
   }
   return error;
+}
+
+/** How long something may take that must settle within a second: that, half as much again, and more where the machine has more to do than processors. */
+export function settleMs(): number {
+  return 1_500 * Math.max(1, (loadavg()[0] ?? 0) / availableParallelism());
 }
 
 /** Makes sure that an experiment has seen enough to prove anything. */

@@ -232,7 +232,8 @@ async function describeDeclarations(target: ConformanceTarget): Promise<Record<s
       }
       return declared;
     } finally {
-      await broker.close();
+      // A broker that cannot be closed fails its cases: each says so.
+      await broker.close().catch(() => undefined);
     }
   } finally {
     await place.cleanUp();

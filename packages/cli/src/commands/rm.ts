@@ -116,8 +116,11 @@ async function confirm(operands: readonly Operand[], { signal, output }: Command
   const what = operands.length === 1 ? operands[0]!.shown : `${operands[0]!.shown} and ${formatCount(operands.length - 1, "other")}`;
   output.flush();
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  // A terminal in this mode turns Ctrl-C into an event; Ctrl-D ends the input without an answer.
+  terminal.on("SIGINT", () => process.kill(process.pid, "SIGINT"));
+  const ended = new Promise<string>((resolve) => terminal.once("close", () => resolve("")));
   try {
-    const answer = await terminal.question(`Delete ${count}: ${what}? [y/N] `, { signal });
+    const answer = await Promise.race([terminal.question(`Delete ${count}: ${what}? [y/N] `, { signal }), ended]);
     return /^y(es)?$/i.test(answer.trim());
   } finally {
     terminal.close();

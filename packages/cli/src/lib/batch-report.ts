@@ -1,4 +1,4 @@
-import { escapePath, type ListProblem, type Outcome, type Progress, TransferError } from "@stowage/core";
+import { escapePath, type ListProblem, type Outcome, type Progress, StowageError, TransferError } from "@stowage/core";
 import { describeError, EXIT_CODES, exitCodeFor } from "./exit.ts";
 import { formatBytes, formatCount, formatDuration } from "./format.ts";
 import type { Output } from "./output.ts";
@@ -63,6 +63,7 @@ export function createBatchReport(output: Output, operation: Operation): BatchRe
     () => expected,
     (item) => (item as NamedItem | undefined)?.from,
   );
+  let isCancelled = false;
   let only: Extract<Outcome<NamedItem>, { status: "done" }> | undefined;
 
   const report: BatchReport = {
@@ -100,11 +101,14 @@ export function createBatchReport(output: Output, operation: Operation): BatchRe
       }
     },
     async read(outcomes) {
+      const { failed, cancelled } = tally;
       try {
         for await (const outcome of outcomes) report.tell(outcome);
       } catch (error) {
-        // Every outcome has been told; an error of another kind is about the batch itself.
+        // Every outcome has been told. What has none is an error about the batch itself: it ended before it began with the rest.
         if (!TransferError.is(error)) throw error;
+        if (error.code === "CANCELLED") isCancelled = true;
+        else if (tally.failed === failed && tally.cancelled === cancelled) throw error;
         tally.firstError ??= error;
       } finally {
         bar.end();
@@ -148,7 +152,7 @@ export function createBatchReport(output: Output, operation: Operation): BatchRe
       });
       // A single file that failed has had its one line.
       if (done + skipped + planned + cancelled > 0 || failed + problems > 1) output.line(describeTally(tally, operation, durationMs, only));
-      if (cancelled > 0 && failed === 0) return EXIT_CODES.interrupted;
+      if ((isCancelled || cancelled > 0) && failed === 0) return EXIT_CODES.interrupted;
       return failed + problems > 0 ? exitCodeFor(tally.firstError) : EXIT_CODES.success;
     },
   };
@@ -162,7 +166,8 @@ function describeProblem({ path, error }: ListProblem): string {
 
 function describeFailure({ item, error }: Extract<Outcome<NamedItem>, { status: "failed" }>): string {
   const message = describeError(error);
-  const named = [item.from, item.to].some((name) => name !== undefined && message.includes(escapePath(name)));
+  const file = StowageError.is(error) ? error.file : undefined;
+  const named = [item.from, item.to, file].some((name) => name !== undefined && message.includes(escapePath(name)));
   return named ? message : `${describeNames(item)}: ${message}`;
 }
 

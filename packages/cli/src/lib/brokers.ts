@@ -193,10 +193,14 @@ function isNotInstalled(error: unknown, specifier: string): boolean {
 function brokenModule(specifier: string, error: unknown): StowageError {
   const code = StowageError.is(error) ? error.code : "INVALID_CONFIGURATION";
   const [message = ""] = (error instanceof Error ? error.message : String(error)).split("\n", 1);
-  return new StowageError(
-    `the broker module "${escapePath(specifier)}" cannot be loaded: ${escapePath(message)}; correct or reinstall it`,
-    { code, cause: error },
-  );
+  // A peer that was forgotten: npm 6 and --legacy-peer-deps do not install them.
+  const [, missing] = /^Cannot find package '([^']+)'/.exec(message) ?? [];
+  const remedy =
+    missing === undefined || missing.startsWith("/") ? "correct or reinstall it" : `beside it run: npm install ${packageOf(missing)}`;
+  return new StowageError(`the module "${escapePath(specifier)}" cannot be loaded: ${escapePath(message)}; ${remedy}`, {
+    code,
+    cause: error,
+  });
 }
 
 function unknownType(type: string, brokers: ReadonlyMap<string, KnownBroker>): StowageError {

@@ -34,7 +34,7 @@ export async function runCommandLine(args: readonly string[]): Promise<void> {
     await program.parseAsync(args, { from: "user" });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
-    if (error.exitCode !== 0) process.exitCode = await reportUsage(error, name);
+    if (error.exitCode !== 0) process.exitCode = await reportUsage(error, name, args.includes("--json"));
     return;
   }
   const { leaveProcess } = await import("./run-body.ts");
@@ -83,7 +83,7 @@ function findCommandName(args: readonly string[]): string | undefined {
   return names[0] === "help" ? names[1] : names[0];
 }
 
-async function reportUsage(error: CommanderError, name: string | undefined): Promise<number> {
+async function reportUsage(error: CommanderError, name: string | undefined, isJson: boolean): Promise<number> {
   const { EXIT_CODES } = await import("@stowage/jobs");
   // Commander has printed the whole help already.
   if (error.code !== "commander.help") {
@@ -93,7 +93,10 @@ async function reportUsage(error: CommanderError, name: string | undefined): Pro
       .replace(/\.$/, "");
     const help = COMMANDS.some((entry) => entry.name === name) ? `stowage ${name} --help` : "stowage --help";
     const { escapePath } = await import("@stowage/core");
-    process.stderr.write(`stowage: ${escapePath(message)}; see "${help}"\n`);
+    const text = `${escapePath(message)}; see "${help}"`;
+    const record = { event: "error", code: "INVALID_ARGUMENT", message: text, exitCode: EXIT_CODES.badArguments };
+    if (isJson) process.stdout.write(`${JSON.stringify(record)}\n`);
+    process.stderr.write(`stowage: ${text}\n`);
   }
   return EXIT_CODES.badArguments;
 }

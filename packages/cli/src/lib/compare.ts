@@ -2,6 +2,7 @@ import { open } from "node:fs/promises";
 import { type Digest, type DigestAlgorithm, escapePath, type ListProblem, StowageError } from "@stowage/core";
 import { mapConcurrently } from "./concurrently.ts";
 import { findFile, formatDigest, type ListedDigest, parseListedDigest, type ReadableFile, readDigest } from "./contents.ts";
+import { describeError } from "./exit.ts";
 import type { SelectedFile } from "./selection.ts";
 
 /** How a file differs from what it should be. */
@@ -126,8 +127,7 @@ async function guard(name: string, signal: AbortSignal, body: () => Promise<Comp
     return await body();
   } catch (error) {
     signal.throwIfAborted();
-    const message = error instanceof Error ? error.message : String(error);
-    return { status: "different", path: name, kind: "unreadable", message: `unreadable: ${message}`, error };
+    return { status: "different", path: name, kind: "unreadable", message: `unreadable: ${describeError(error)}`, error };
   }
 }
 

@@ -81,7 +81,7 @@ export function createJobView(output: Output, options: JobViewOptions): JobView 
         else lines[event.stream].write(event.chunk);
         return;
       case "log":
-        if (event.level === "warn") output.notice(event.message);
+        if (event.level === "warn") output.notice(printable(event.message));
         return;
       case "step-ended":
         bar?.end();

@@ -17,8 +17,10 @@ export interface LocalFile {
 
 export interface WalkOptions {
   readonly signal: AbortSignal;
-  /** Defaults to true. */
+  /** Defaults to true. Otherwise directories are left out, and links to them. */
   readonly recursive?: boolean | undefined;
+  /** Whether a path, below the directory, is one that is asked for. Defaults to all. */
+  readonly wants?: ((path: string) => boolean) | undefined;
   /** Told of what is there and is no file that can be read: nothing is left out in silence. */
   onProblem(problem: ListProblem): void;
 }
@@ -47,7 +49,7 @@ async function* walk(directory: string, prefix: string, options: WalkOptions): A
       );
     } else if (entry.isDirectory()) {
       if (options.recursive !== false) subdirectories.push(path);
-    } else {
+    } else if (options.wants?.(path) !== false) {
       const file = await describe(directory, path, options);
       if (file !== undefined) yield file;
     }
@@ -71,6 +73,7 @@ async function describe(directory: string, path: string, options: WalkOptions): 
   try {
     const details = await stat(localPath);
     if (details.isFile()) return { localPath, path, size: details.size, modified: details.mtime };
+    if (details.isDirectory() && options.recursive === false) return undefined;
     const isLink = (await lstat(localPath)).isSymbolicLink();
     const what = details.isDirectory()
       ? "it is a link to a directory; name that directory itself"

@@ -2,6 +2,7 @@ import { type Outcome, StowageError, type TransferOptions, transferFiles, type W
 import { mapConcurrently } from "./concurrently.ts";
 import { findFile, haveSameContent, type ReadableFile } from "./contents.ts";
 import type { PlannedFile } from "./copy-plan.ts";
+import { describeError } from "./exit.ts";
 
 /** How many copied files are looked at and deleted at once. */
 const DELETIONS = 8;
@@ -74,9 +75,9 @@ async function deleteSource(
     }
     await pair.source.workspace!.deleteFiles([item.source.path], { signal, retry: options.retry, deadline: options.deadline });
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const cause = causeOf(error);
     return fail(
-      `"${item.from}" was copied but not deleted, so both exist: ${reason}; run the same command again to finish`,
+      `"${item.from}" was copied but not deleted, so both exist: ${describeError(cause)}; run the same command again to finish`,
       causeOf(error),
     );
   }

@@ -107,7 +107,10 @@ export function createOutput(options: OutputOptions): Output {
     isJson,
     isVerbose,
     isWatched: standardError.isTTY === true && !isJson && !isQuiet && !isDumb,
-    columns: standardError.columns ?? 80,
+    // A terminal may not know its size, and may change it.
+    get columns() {
+      return standardError.columns || 80;
+    },
     result: (text) => {
       if (!isJson) writeOutput(text);
     },

@@ -1,6 +1,6 @@
 import { stat } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { escapePath, isFilePath, type ListProblem, StowageError, type Workspace } from "@stowage/core";
+import { escapePath, type ListProblem, StowageError, type Workspace } from "@stowage/core";
 import { type Glob, parseGlob } from "@stowage/jobs";
 import { baseName, formatAddress, joinPath, type LocalAddress, type WorkspaceAddress } from "./address.ts";
 import { walkLocal } from "./local-tree.ts";
@@ -124,7 +124,7 @@ function workspaceGlob(workspace: Workspace, address: WorkspaceAddress, recursiv
       for await (const { file, size, modified } of workspace.listFiles(glob.base, { recursive: deep, signal, onProblem })) {
         if (!matchesOrLiesIn(glob, file.path, recursive)) continue;
         const relativePath = glob.base === "" ? file.path : file.path.slice(glob.base.length + 1);
-        if (isUsable(file.path, relativePath, options)) yield { path: file.path, workspace, relativePath, size, modified };
+        yield { path: file.path, workspace, relativePath, size, modified };
       }
     },
   };
@@ -142,12 +142,13 @@ function localGlob(address: LocalAddress, recursive: boolean): Operand {
     path: base,
     name: "",
     async *files(options) {
-      for await (const file of walkLocal(base, {
+      const walk = {
         signal: options.signal,
         onProblem: options.onProblem,
         recursive: recursive || glob.recursive,
-      })) {
-        if (!matchesOrLiesIn(glob, file.path, recursive)) continue;
+        wants: (path: string) => matchesOrLiesIn(glob, path, recursive),
+      };
+      for await (const file of walkLocal(base, walk)) {
         // As for a workspace: the path below the part of the pattern that is fixed.
         const relativePath = glob.base === "" ? file.path : file.path.slice(glob.base.length + 1);
         yield { path: base === "." ? file.path : join(base, file.path), relativePath, size: file.size, modified: file.modified };
@@ -170,7 +171,7 @@ async function* listWorkspace(workspace: Workspace, directory: string, base: str
   const { signal, onProblem } = options;
   for await (const { file, size, modified } of workspace.listFiles(directory, { recursive: true, signal, onProblem })) {
     const relativePath = base === "" ? file.path : file.path.slice(base.length + 1);
-    if (isUsable(file.path, relativePath, options)) yield { path: file.path, workspace, relativePath, size, modified };
+    yield { path: file.path, workspace, relativePath, size, modified };
   }
 }
 
@@ -178,17 +179,6 @@ async function* listLocal(directory: string, options: SelectOptions): AsyncGener
   for await (const file of walkLocal(directory, { signal: options.signal, onProblem: options.onProblem })) {
     yield { path: file.localPath, relativePath: file.path, size: file.size, modified: file.modified };
   }
-}
-
-// Whatever a backend says, nothing is written beside the directory that the user named.
-function isUsable(path: string, relativePath: string, options: SelectOptions): boolean {
-  if (isFilePath(path) && isFilePath(relativePath)) return true;
-  const shown = escapePath(path);
-  options.onProblem({
-    path: shown,
-    error: new StowageError(`the listing holds "${shown}", which is no valid path; it was left out`, { code: "INVALID_PATH" }),
-  });
-  return false;
 }
 
 async function* only(file: SelectedFile): AsyncGenerator<SelectedFile> {

@@ -4,7 +4,7 @@ import { didYouMean } from "@stowage/core/broker";
 import { type BrokerPlace, folderAsBrokerPlace, type KnownBroker, loadBrokers } from "./brokers.ts";
 import { type Configuration, findConfiguration, findWorkspace, loadConfiguration, withoutConsequences } from "./configuration.ts";
 import type { GlobalOptions } from "./context.ts";
-import type { Output } from "./output.ts";
+import { type Output, printable } from "./output.ts";
 import { resolveRelativePaths } from "./relative-paths.ts";
 
 /** The configuration and the workspaces of one run of the command; each is loaded when it is first asked for. */
@@ -101,7 +101,7 @@ export function createSession(init: SessionInit): Session {
           volumePath: session.volumePath(name),
           signal,
           log: (level, message) => {
-            if (level === "warn") output.notice(message);
+            if (level === "warn") output.notice(printable(message));
           },
         },
       );

@@ -229,7 +229,7 @@ export function createBatch<Item, Parsed, Value>(
     const result = await runOperation(scope, attempt, { ...settings, limits, onProgress: part?.add, onAttempt: part?.begin });
     entry.attempts = result.attempts;
     if (result.ok) {
-      await finish(entry, verb.conclude(entry.parsed, result.value));
+      await finish(entry, verb.conclude(entry.parsed, result.value, entry.attempts));
     } else {
       entry.leftovers = result.leftovers;
       if (result.ended !== undefined) endEarly(entry.item, entry.index, entry);
@@ -279,7 +279,7 @@ export function createBatch<Item, Parsed, Value>(
       }
       unsettled[result.index] = undefined;
       if (result.ok) {
-        const finished = finish(entry, verb.conclude(entry.parsed, result.value));
+        const finished = finish(entry, verb.conclude(entry.parsed, result.value, entry.attempts));
         if (finished !== undefined) finishing.push(finished);
       } else {
         entry.leftovers = [...entry.leftovers, ...leftoversOf(result.error)];
@@ -307,7 +307,7 @@ export function createBatch<Item, Parsed, Value>(
     for (const [index, entry] of unsettled.entries()) {
       if (entry === undefined) continue;
       if (result.ok) {
-        settleFailure(entry, new StowageError("the broker gave no outcome", { code: "UNKNOWN" }));
+        settleFailure(entry, result.reason ?? new StowageError("the broker gave no outcome", { code: "UNKNOWN" }));
         continue;
       }
       if (result.abandoned) {

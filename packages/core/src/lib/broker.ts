@@ -70,6 +70,8 @@ export interface OperationContext {
   reserve(bytes: number): Promise<Disposable>;
   /** Waits until the bandwidth limit lets `bytes` pass. Call before reading them. */
   throttle(bytes: number): Promise<void>;
+  /** The limit that `throttle` keeps, where there is one: for whoever copies by means that cannot wait, and must then choose others. */
+  readonly bytesPerSecond?: number | undefined;
   /** Notes that outlive a crash: record before the backend holds something unfinished, settle when it no longer does. */
   readonly journal: { record(entry: string): Promise<void>; settle(entry: string): Promise<void> };
   log(level: "debug" | "info" | "warn", message: string, fields?: Readonly<Record<string, unknown>>): void;

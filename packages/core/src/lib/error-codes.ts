@@ -34,13 +34,7 @@ export const STOWAGE_ERROR_CODES = [
 
 export type StowageErrorCode = (typeof STOWAGE_ERROR_CODES)[number];
 
-const RETRYABLE: ReadonlySet<StowageErrorCode> = new Set([
-  "STALE_HANDLE",
-  "RATE_LIMITED",
-  "TIMEOUT",
-  "STALLED",
-  "UNAVAILABLE",
-]);
+const RETRYABLE: ReadonlySet<StowageErrorCode> = new Set(["STALE_HANDLE", "RATE_LIMITED", "TIMEOUT", "STALLED", "UNAVAILABLE"]);
 
 /** What holds when a broker says nothing else of its error. */
 export function isRetryableCode(code: StowageErrorCode): boolean {

@@ -19,6 +19,8 @@ export interface Limits {
   reserve(bytes: number, signal?: AbortSignal | undefined): Promise<Disposable>;
   /** Waits until the bandwidth limit lets `bytes` pass. */
   throttle(bytes: number, signal?: AbortSignal | undefined): Promise<void>;
+  /** What `throttle` keeps; absent without a limit. */
+  readonly bytesPerSecond?: number | undefined;
 }
 
 const DEFAULT_MEMORY_BYTES = 256 * 1024 * 1024;
@@ -39,6 +41,7 @@ export function createLimits(options: LimitsOptions = {}): Limits {
     acquireFile: (signal) => (files === undefined ? FREE : files(1, signal)),
     reserve: (bytes, signal) => memory(bytes, signal),
     throttle: (bytes, signal) => throttle?.(bytes, signal) ?? PASSED,
+    bytesPerSecond: options.bytesPerSecond,
   };
 }
 

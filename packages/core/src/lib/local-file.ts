@@ -4,6 +4,7 @@ import { type FileHandle, link, lstat, mkdir, open, rename, unlink } from "node:
 import { dirname, join } from "node:path";
 import type { OperationContext } from "./broker.ts";
 import { escapePath, RESERVED_PREFIX } from "./file-path.ts";
+import { toFileTime } from "./file-time.ts";
 import { StowageError } from "./stowage-error.ts";
 import { isSystemError } from "./system-error.ts";
 
@@ -32,7 +33,7 @@ export async function publishLocalFile(
   try {
     try {
       const written = await write(handle);
-      if (written?.modified !== undefined) await handle.utimes(new Date(), written.modified);
+      if (written?.modified !== undefined) await handle.utimes(new Date(), toFileTime(written.modified.getTime()));
       if (context.durability === "power") await handle.sync();
     } finally {
       await handle.close();

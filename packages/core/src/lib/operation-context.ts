@@ -30,7 +30,12 @@ export interface ScopeOptions {
 
 /** How one call of a broker ended. */
 export type AttemptResult<T> =
-  | { readonly ok: true; readonly value: T }
+  | {
+      readonly ok: true;
+      readonly value: T;
+      /** Why the call had been aborted, if it had: it succeeded in spite of that. */
+      readonly reason: StowageError | undefined;
+    }
   | {
       readonly ok: false;
       /** What the broker threw; when it was abandoned, `reason`. */
@@ -78,6 +83,10 @@ export interface Lease {
   readonly context: OperationContext;
   /** Makes one call. Rejects with the reason once the scope has ended, within a second also when the call does not settle. Between calls nothing stalls. */
   guard<T>(call: () => Promise<T>): Promise<T>;
+  /** A call begins, in place of `guard` where a closure a call is too dear: `abandon` is called when it does not settle in time. */
+  enter(abandon: (reason: StowageError) => void): void;
+  /** That call has ended. */
+  leave(abandon: (reason: StowageError) => void): void;
   release(): void;
 }
 
@@ -221,6 +230,7 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
         },
         reserve: (bytes) => waited(attempt, limits.reserve(bytes, attempt.context.signal)),
         throttle: (bytes) => waited(attempt, limits.throttle(bytes, attempt.context.signal)),
+        bytesPerSecond: limits.bytesPerSecond,
         journal,
         log,
       },
@@ -250,7 +260,7 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
         },
       });
       start(() => operation(attempt.context)).then(
-        (value) => settle({ ok: true, value }),
+        (value) => settle({ ok: true, value, reason: attempt.reason }),
         (error: unknown) => {
           const { reason, temporaryId } = attempt;
           settle({ ok: false, error, reason, abandoned: false, temporaryId, leftovers: leftoversOf(error) });
@@ -260,42 +270,49 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
   };
 
   const lease = (): Lease => {
-    const calls = new Set<(reason: StowageError) => void>();
+    const calls: ((reason: StowageError) => void)[] = [];
     const attempt = open({
-      isIdle: () => calls.size === 0,
+      isIdle: () => calls.length === 0,
       onAbandon(reason) {
         for (const abandon of [...calls]) abandon(reason);
       },
     });
     attempt.exempt = true;
+
+    const enter: Lease["enter"] = (abandon) => {
+      calls.push(abandon);
+      attempt.exempt = false;
+      attempt.touched = true;
+    };
+    const leave: Lease["leave"] = (abandon) => {
+      if (calls.at(-1) === abandon) calls.pop();
+      else if (calls.includes(abandon)) calls.splice(calls.indexOf(abandon), 1);
+      attempt.exempt = calls.length === 0;
+    };
     return {
       context: attempt.context,
       guard(call) {
         if (attempt.reason !== undefined) return Promise.reject(attempt.reason);
         return new Promise((resolve, reject) => {
-          const leave = (): void => {
-            calls.delete(abandon);
-            attempt.exempt = calls.size === 0;
-          };
           const abandon = (reason: StowageError): void => {
-            leave();
+            leave(abandon);
             reject(reason);
           };
-          calls.add(abandon);
-          attempt.exempt = false;
-          attempt.touched = true;
+          enter(abandon);
           start(call).then(
             (value) => {
-              leave();
+              leave(abandon);
               resolve(value);
             },
             (error: unknown) => {
-              leave();
+              leave(abandon);
               reject(attempt.reason ?? error);
             },
           );
         });
       },
+      enter,
+      leave,
       release: () => {
         attempt.settle();
       },

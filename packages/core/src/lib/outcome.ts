@@ -43,7 +43,16 @@ export class TransferError<Item = unknown> extends StowageError {
   readonly outcomes: readonly Outcome<Item>[];
   readonly counts: OutcomeCounts;
 
-  constructor(message: string, options: { code: StowageErrorCode; outcomes: readonly Outcome<Item>[]; counts: OutcomeCounts; cause?: unknown; workspace?: string | undefined }) {
+  constructor(
+    message: string,
+    options: {
+      code: StowageErrorCode;
+      outcomes: readonly Outcome<Item>[];
+      counts: OutcomeCounts;
+      cause?: unknown;
+      workspace?: string | undefined;
+    },
+  ) {
     super(message, { code: options.code, cause: options.cause, workspace: options.workspace, retryable: false });
     this.name = "TransferError";
     this.outcomes = options.outcomes;

@@ -168,5 +168,10 @@ function combineLimits(source: Limits, target: Limits): Limits {
     },
     reserve: (bytes, signal) => target.reserve(bytes, signal),
     throttle: (bytes, signal) => target.throttle(bytes, signal),
+    bytesPerSecond: strictest(source.bytesPerSecond, target.bytesPerSecond),
   };
+}
+
+function strictest(one: number | undefined, other: number | undefined): number | undefined {
+  return one === undefined || other === undefined ? (one ?? other) : Math.min(one, other);
 }

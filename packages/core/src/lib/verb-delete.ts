@@ -25,8 +25,9 @@ export function deleteVerb<Item extends FileInput>(runtime: WorkspaceRuntime): V
 
     one: (file, context) => broker.deleteFile(file, context),
     many: broker.deleteFiles === undefined ? undefined : (files, context) => broker.deleteFiles!(files, context),
-    conclude: (file, deletion) =>
-      deletion === "missing"
+    // Missing at a repeated attempt: the first one's answer may have been lost, and the file with it.
+    conclude: (file, deletion, attempts) =>
+      deletion === "missing" && attempts === 1
         ? { status: "skipped", reason: "missing", file }
         : { status: "done", facts: { file, method: "delete", bytes: 0, verified: "none" } },
     change: (_file, deleted) => ({ operation: "delete", workspace: runtime.name, file: deleted }),

@@ -57,7 +57,7 @@ export interface Verb<Item, Parsed, Value> {
   plan(parsed: Parsed, call: Call): Promise<Ending>;
   one(parsed: Parsed, context: OperationContext): Promise<Value>;
   readonly many?: ((parsed: readonly Parsed[], context: OperationContext) => AsyncIterable<BatchResult<Value>>) | undefined;
-  conclude(parsed: Parsed, value: Value): Ending;
+  conclude(parsed: Parsed, value: Value, attempts: number): Ending;
   /** Whether an item that failed with `FILE_NOT_FOUND` had been done by an earlier run of this batch. */
   readonly recover?: ((parsed: Parsed, call: Call) => Promise<Ending | undefined>) | undefined;
   change(parsed: Parsed, file: StoredFile): Change;

@@ -50,11 +50,19 @@ export function escapeGlob(path: string): string {
 
 function compile(source: string, glob: string): (path: string) => boolean {
   try {
-    return picomatch(glob, OPTIONS);
+    return picomatch(separateBackslashes(glob), OPTIONS);
   } catch (error) {
     const reason = error instanceof Error ? error.message.replace(/^Missing/, "missing") : String(error);
     throw invalid(source, `${reason}; write "\\" before a character that is meant literally`);
   }
+}
+
+/**
+ * Picomatch takes a run of backslashes for less than it is, and reads past its end for ever when nothing follows (4.0.7): a literal backslash is
+ * given to it as a class of one.
+ */
+function separateBackslashes(glob: string): string {
+  return glob.replace(/\\(.)/gsu, (escaped, character: string) => (character === "\\" ? "[\\\\]" : escaped));
 }
 
 function unescapeGlob(text: string): string {

@@ -17,9 +17,10 @@ import type { ResolvedRunOptions } from "./run-job.ts";
 import { fingerprintJob, type MainRecord, type PostRecord, type RunLine, type RunState } from "./run-journal.ts";
 import type { RunLock } from "./run-lock.ts";
 import { describeFailure, describeStageFailure } from "./stage-failure.ts";
-import { isStagedIntact, stageIn } from "./stage-in.ts";
+import { stageIn } from "./stage-in.ts";
 import { type StageOutResult, stageOut } from "./stage-out.ts";
 import { runStageStep, type StageEnd, type StageHooks } from "./stage-step.ts";
+import { isStagedIntact } from "./staged-files.ts";
 import type { StageFailure, StepRequest } from "./step-protocol.ts";
 import { writeJsonFile } from "./write-json.ts";
 
@@ -392,9 +393,8 @@ export class JobRun {
     const { keepDirectory = "failed" } = this.#options;
     const isKept = keepDirectory === "always" || (keepDirectory === "failed" && result.status !== "succeeded");
     let final: JobResult = isKept ? { ...result, directory: this.#layout.path } : { ...result, logs: withoutPaths(result.logs) };
-    if (final.status === "succeeded") await writeJsonFile(this.#resultPath(), final);
     if (resultFile !== undefined) await writeJsonFile(resultFile, final);
-    await this.#journal.append({ type: "ended", at: now(), status: final.status, exitCode: final.exitCode });
+    await this.#writeEnd(final);
     if (!isKept) {
       const leftovers = await this.#removeDirectory();
       if (leftovers.length > 0) {
@@ -404,6 +404,16 @@ export class JobRun {
     }
     this.#emit({ type: "run-ended", result: final });
     return final;
+  }
+
+  /** Helps a later resumption to know that nothing is left to do; where the disk is full it will find that out step by step. */
+  async #writeEnd(result: JobResult): Promise<void> {
+    try {
+      if (result.status === "succeeded") await writeJsonFile(this.#resultPath(), result);
+      await this.#journal.append({ type: "ended", at: now(), status: result.status, exitCode: result.exitCode });
+    } catch {
+      // The result itself is on its way to whoever asked for it.
+    }
   }
 
   async #removeDirectory(): Promise<readonly string[]> {
@@ -464,7 +474,8 @@ export class JobRun {
 
   async #startStep(step: StepName): Promise<{ readonly started: number; readonly startedAt: string }> {
     const startedAt = now();
-    await this.#journal.append({ type: "step-started", at: startedAt, step });
+    const spawns = step === "main" || this.#options.brokerModules !== undefined;
+    await this.#journal.append({ type: "step-started", at: startedAt, step, spawns });
     this.#emit({ type: "step-started", step });
     return { started: performance.now(), startedAt };
   }

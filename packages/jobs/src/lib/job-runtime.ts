@@ -74,8 +74,11 @@ export interface JobRuntime {
   prepare(run: RunPlan, signal: AbortSignal | undefined): Promise<PreparedRun>;
   /** Runs one step to its end; nothing that it started runs any more when this settles. */
   runStep(step: JobStep, io: StepIo): Promise<StepExit>;
-  /** Stops what an earlier owner of the run left running; gives what could not be stopped. */
-  stop(run: RunReference, started: readonly StartedHandle[]): Promise<readonly string[]>;
+  /**
+   * Stops what an earlier owner of the run, by now dead, left running; gives what could not be stopped. `isStarting`: that owner died when it was about
+   * to start something of which it could not tell any more.
+   */
+  stop(run: RunReference, started: readonly StartedHandle[], state: { readonly isStarting: boolean }): Promise<readonly string[]>;
   /** Removes what `prepare` made and the files that steps left in the run's directory; gives what could not be removed. */
   remove(run: RunReference): Promise<readonly string[]>;
   /** Finds and stops what runs of dead owners left anywhere; gives their names. */

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process";
 import { mkdir, stat } from "node:fs/promises";
 import { createRequire } from "node:module";
 import type { Readable, Writable } from "node:stream";
@@ -9,6 +9,7 @@ import { describeOwner, type Owner } from "./owner.ts";
 import {
   createRunMark,
   findOrphans,
+  findRecordedProcesses,
   kill,
   killRecordedProcesses,
   killUntilGone,
@@ -38,6 +39,9 @@ const DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 /** How long output is still read after the command has ended, from whatever holds it open. */
 const DRAIN_MS = 1000;
 
+/** How long a process may take, on a busy machine, from being made by a runner that is then killed to being itself. */
+const STARTING_MS = 1000;
+
 /** How long a stage step that has said its result may take to end. */
 const STAGE_END_MS = 2000;
 
@@ -54,14 +58,15 @@ export function createLocalRuntime(options: LocalRuntimeOptions = {}): JobRuntim
       return { directory: run.directory, linkPartial: options.trustJob ?? run.spec.trustJob };
     },
     runStep: (step, io) => (step.role === "main" ? runMain(step, io) : runStage(step, io, options)),
-    stop: async (_run, started) => {
+    stop: async ({ runId }, started, { isStarting }) => {
       const records = started.map(parseProcessRecord).filter((record) => record !== undefined);
-      return (await killRecordedProcesses(records)).map((pid) => `process ${pid}`);
+      const find = (): number[] => [...new Set([...findRecordedProcesses(records), ...findOrphans(runId)])];
+      return (await killUntilGone(find, { lookMs: isStarting ? STARTING_MS : 0 })).map((pid) => `process ${pid}`);
     },
     remove: (run) => emptyDirectory(run.directory, [".stowage"]),
     sweep: async () => {
       const orphans = findOrphans();
-      const left = await killUntilGone(findOrphans, orphans.length === 0 ? 0 : 5000);
+      const left = await killUntilGone(() => findOrphans());
       return orphans.filter((pid) => !left.includes(pid)).map((pid) => `process ${pid}`);
     },
   };
@@ -74,17 +79,16 @@ async function runMain(step: MainStep, io: StepIo): Promise<StepExit> {
   io.signal.throwIfAborted();
   const mark = createRunMark(step.run.runId, thisOwner());
   const [program, ...args] = command as readonly [string, ...string[]];
-  const child = spawn(program, args, {
+  const child = await start(program, args, {
     cwd: workingDirectory,
     env: { ...passedOnEnvironment(), ...step.environment, [RUN_MARK]: mark },
     detached: true,
     stdio: ["ignore", "pipe", "pipe"],
   });
-  const failure = await untilSpawned(child);
-  if (failure !== undefined) return { status: "not-started", message: describeSpawnFailure(program, failure) };
+  if (child instanceof Error) return { status: "not-started", message: describeSpawnFailure(program, child) };
 
   const guard = guardGroup(child.pid!);
-  const record = recordProcess(child.pid!, mark) ?? { group: child.pid!, leader: thisOwner(), mark };
+  const record = recordStarted(child, mark);
   return superviseGroup(child, record, io, {
     onAbort: () => kill(-record.group, "SIGTERM"),
     onEnd: () => guard.dismiss(),
@@ -97,11 +101,10 @@ async function runStage(step: StageStep, io: StepIo, options: LocalRuntimeOption
   const [program, ...args] = options.stepCommand ?? defaultStepCommand();
   if (program === undefined) throw new StowageError("stepCommand is empty; name a program", { code: "INVALID_ARGUMENT" });
   const mark = createRunMark(step.run.runId, thisOwner());
-  const child = spawn(program, args, { env: { ...process.env, [RUN_MARK]: mark }, detached: true, stdio: ["pipe", "pipe", "pipe"] });
-  const failure = await untilSpawned(child);
-  if (failure !== undefined) return { status: "not-started", message: describeSpawnFailure(program, failure) };
+  const child = await start(program, args, { env: { ...process.env, [RUN_MARK]: mark }, detached: true, stdio: ["pipe", "pipe", "pipe"] });
+  if (child instanceof Error) return { status: "not-started", message: describeSpawnFailure(program, child) };
 
-  const record = recordProcess(child.pid!, mark) ?? { group: child.pid!, leader: thisOwner(), mark };
+  const record = recordStarted(child, mark);
   const send = createSender(child.stdin!);
   let end: NodeJS.Timeout | undefined;
   const messages = createMessageReader({
@@ -228,11 +231,24 @@ function guardGroup(group: number): Guard {
   };
 }
 
-function untilSpawned(child: ChildProcess): Promise<Error | undefined> {
-  return new Promise((resolve) => {
-    child.once("spawn", () => resolve(undefined));
-    child.once("error", resolve);
-  });
+/** The process, or why there is none: some reasons are thrown, some come as an event. */
+async function start(program: string, args: readonly string[], options: SpawnOptions): Promise<ChildProcess | Error> {
+  try {
+    const child = spawn(program, args, options);
+    return await new Promise<ChildProcess | Error>((resolve) => {
+      child.once("spawn", () => resolve(child));
+      child.once("error", resolve);
+    });
+  } catch (error) {
+    if (error instanceof Error) return error;
+    throw error;
+  }
+}
+
+/** Of one that has ended already only the mark is left to know others by. */
+function recordStarted(child: ChildProcess, mark: string): ProcessRecord {
+  const pid = child.pid!;
+  return recordProcess(pid, mark) ?? { group: pid, leader: { ...thisOwner(), pid, startTime: "" }, mark };
 }
 
 async function describeBadDirectory(path: string): Promise<string | undefined> {
@@ -267,7 +283,17 @@ function passedOnEnvironment(): Record<string, string> {
 }
 
 function defaultStepCommand(): readonly string[] {
-  return [process.execPath, createRequire(import.meta.url).resolve("@stowage/jobs/step")];
+  try {
+    return [process.execPath, createRequire(import.meta.url).resolve("@stowage/jobs/step")];
+  } catch (error) {
+    throw new StowageError(
+      "the program of the pre and post step, @stowage/jobs/step, is not there (in a bundle, perhaps); give stepCommand",
+      {
+        code: "UNSUPPORTED",
+        cause: error,
+      },
+    );
+  }
 }
 
 function thisOwner(): Owner {

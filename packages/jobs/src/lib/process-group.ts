@@ -36,18 +36,27 @@ export function parseProcessRecord(value: unknown): ProcessRecord | undefined {
 
 /**
  * Kills what is left of recorded processes: the group of a leader that still runs, and everything that carries a record's mark, wherever it went.
- * Never touches a group whose number somebody else may have by now. Resolves when nothing of it runs any more, or after `waitMs`;
+ * Never touches a group whose number somebody else may have by now. Resolves when nothing of it runs any more, or after five seconds;
  * gives the pids that still do.
  */
-export async function killRecordedProcesses(records: readonly ProcessRecord[], waitMs: number = 5000): Promise<number[]> {
-  return killUntilGone(() => findRecordedProcesses(records), waitMs);
+export async function killRecordedProcesses(records: readonly ProcessRecord[]): Promise<number[]> {
+  return killUntilGone(() => findRecordedProcesses(records));
 }
 
-/** Kills what `find` finds until it finds nothing more, or for `waitMs`; gives the pids that are left. */
-export async function killUntilGone(find: () => number[], waitMs: number): Promise<number[]> {
-  for (const until = performance.now() + waitMs; ; ) {
+export interface KillOptions {
+  /** How long to try. Milliseconds; defaults to 5,000. */
+  readonly waitMs?: number | undefined;
+  /** How long to go on looking though nothing is found: something may be about to appear. Milliseconds; defaults to 0. */
+  readonly lookMs?: number | undefined;
+}
+
+/** Kills what `find` finds until it finds nothing more; gives the pids that are left. */
+export async function killUntilGone(find: () => number[], { waitMs = 5000, lookMs = 0 }: KillOptions = {}): Promise<number[]> {
+  const startedAt = performance.now();
+  for (;;) {
     const pids = find();
-    if (pids.length === 0 || performance.now() > until) return pids;
+    const elapsed = performance.now() - startedAt;
+    if (elapsed > waitMs || (pids.length === 0 && elapsed >= lookMs)) return pids;
     for (const pid of pids) kill(pid, "SIGKILL");
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
@@ -71,14 +80,14 @@ export function findRecordedProcesses(records: readonly ProcessRecord[]): number
   });
 }
 
-/** Processes that carry the mark of a run whose runner is dead. */
-export function findOrphans(): number[] {
+/** Processes that carry the mark of a run whose runner is dead; with `runId` only those of that run. */
+export function findOrphans(runId?: string | undefined): number[] {
   if (process.platform !== "linux") return [];
   return listProcesses().filter((pid) => {
     const mark = readMark(pid);
     if (mark === undefined || readStat(pid)?.isDead !== false) return false;
-    const runner = parseRunner(mark);
-    return runner !== undefined && ownerLiveness(runner) === "dead";
+    const known = parseMark(mark);
+    return known !== undefined && (runId === undefined || known.runId === runId) && ownerLiveness(known.runner) === "dead";
   });
 }
 
@@ -126,9 +135,11 @@ function readMark(pid: number): string | undefined {
   }
 }
 
-function parseRunner(mark: string): Owner | undefined {
+function parseMark(mark: string): { readonly runId: string; readonly runner: Owner } | undefined {
   try {
-    return parseOwner((JSON.parse(Buffer.from(mark, "base64url").toString()) as { runner?: unknown }).runner);
+    const { runId, runner } = JSON.parse(Buffer.from(mark, "base64url").toString()) as { runId?: unknown; runner?: unknown };
+    const owner = parseOwner(runner);
+    return typeof runId === "string" && owner !== undefined ? { runId, runner: owner } : undefined;
   } catch {
     return undefined;
   }

@@ -30,21 +30,24 @@ export async function removeTree(path: string): Promise<string[]> {
     throw error;
   }
   try {
-    const remover = new TreeRemover(parent);
-    return await remover.remove(Buffer.from(basename(path)));
+    return await removeEntry(parent, Buffer.from(basename(path)));
   } finally {
     await parent.handle.close();
   }
+}
+
+/** As `removeTree`, for what has the name in a directory that is held open. */
+export function removeEntry(parent: PinnedDirectory, name: Buffer): Promise<string[]> {
+  return new TreeRemover(parent).remove(name);
 }
 
 /** As `removeTree`, for everything in a directory that itself stays. */
 export async function emptyDirectory(path: string, except: readonly string[] = []): Promise<string[]> {
   const directory = await pinDirectory(path);
   try {
-    const remover = new TreeRemover(directory);
     const leftovers: string[] = [];
     for await (const name of readEntries(directory)) {
-      if (!except.includes(name.toString())) leftovers.push(...(await remover.remove(name)));
+      if (!except.includes(name.toString())) leftovers.push(...(await removeEntry(directory, name)));
     }
     return leftovers;
   } finally {

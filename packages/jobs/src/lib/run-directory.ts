@@ -85,9 +85,8 @@ async function stopEarlier(
   lock: RunLock,
   options: ResolvedRunOptions,
 ): Promise<void> {
-  if (known.started.length === 0) return;
   const reference = { job: spec.name, runId: known.run, directory: layout.path, owner: known.owner ?? lock.owner };
-  const left = await options.runtime.stop(reference, known.started);
+  const left = await options.runtime.stop(reference, known.started, { isStarting: known.isStarting });
   if (left.length === 0) return;
   throw new StowageError(`what an earlier run left running cannot be stopped: ${left.join(", ")}; stop it by hand`, {
     code: "UNAVAILABLE",

@@ -18,8 +18,8 @@ export type RunLine =
     }
   /** Who works on it from here on. */
   | { readonly type: "owner"; readonly at: string; readonly owner: Owner }
-  | { readonly type: "step-started"; readonly at: string; readonly step: StepName }
-  /** A step has started something that may outlive the runner. */
+  /** `spawns`: the step will start something that may outlive the runner. */
+  | { readonly type: "step-started"; readonly at: string; readonly step: StepName; readonly spawns: boolean }
   | { readonly type: "started"; readonly handle: StartedHandle }
   | { readonly type: "begun"; readonly targets: readonly OutputTarget[] }
   | { readonly type: "stored"; readonly outputs: readonly StoredOutput[] }
@@ -58,6 +58,8 @@ export interface RunState {
   readonly ended: Extract<RunLine, { type: "ended" }> | undefined;
   /** What may still run. */
   readonly started: readonly StartedHandle[];
+  /** Whether there may be something that was started and not written down any more. */
+  readonly isStarting: boolean;
 }
 
 /** `undefined` when not even the run itself had been written down. */
@@ -67,7 +69,17 @@ export function replayRun(lines: readonly RunLine[]): RunState | undefined {
     if (line.type === "run") {
       const { run, startedAt, fingerprint } = line;
       const none = { owner: undefined, main: undefined, post: undefined, ended: undefined };
-      state = { run, startedAt, fingerprint, isPreDone: false, ...none, begun: [], stored: [], started: state?.started ?? [] };
+      state = {
+        run,
+        startedAt,
+        fingerprint,
+        isPreDone: false,
+        isStarting: false,
+        ...none,
+        begun: [],
+        stored: [],
+        started: state?.started ?? [],
+      };
     } else if (state !== undefined) {
       applyLine(state, line);
     }
@@ -93,6 +105,7 @@ function applyLine(state: Mutable<RunState>, line: Exclude<RunLine, { type: "run
       state.ended = undefined;
       break;
     case "step-started":
+      state.isStarting = line.spawns;
       state.post = undefined;
       if (line.step === "post") break;
       // What is fetched or written anew is stored anew.
@@ -102,6 +115,7 @@ function applyLine(state: Mutable<RunState>, line: Exclude<RunLine, { type: "run
       if (line.step === "pre") state.isPreDone = false;
       break;
     case "started":
+      state.isStarting = false;
       state.started.push(line.handle);
       break;
     case "begun":
@@ -111,6 +125,7 @@ function applyLine(state: Mutable<RunState>, line: Exclude<RunLine, { type: "run
       state.stored.push(...line.outputs);
       break;
     case "step-ended":
+      state.isStarting = false;
       if (line.step === "pre") state.isPreDone = line.isDone;
       else if (line.step === "main") state.main = line.main;
       else state.post = line.isDone ? line.post : undefined;

@@ -1,13 +1,13 @@
-import { randomUUID } from "node:crypto";
-import { lstat, lutimes, mkdir, readdir, readlink, rmdir, symlink, unlink } from "node:fs/promises";
+import { randomBytes, randomUUID } from "node:crypto";
+import { lstat, lutimes, mkdir, readdir, readlink, rmdir, symlink, unlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isSystemError, StowageError } from "@stowage/core/broker";
 import { JobError } from "./job-error.ts";
 import { describeOwner, type Owner, ownerLiveness, parseOwner } from "./owner.ts";
 
-// The lock is a chain of symbolic links whose targets are text: `next-root` names the first holder, `next-<token>` whoever came after the holder
-// with that token, be it the next holder or a note that it has let go. Making a symbolic link is atomic, exclusive and carries its content,
-// and tokens never repeat: two takers of a dead holder's lock want to make the same name, and one of them can.
+// The lock is a chain of symbolic links whose targets are text: `next-root` names the first holder, `next-<token>` whoever took over from the dead holder
+// with that token; the last one has the lock. Making a symbolic link is atomic, exclusive and carries its content, and tokens never repeat: two takers of
+// a dead holder's lock want to make the same name, and one of them can. A holder that lets go removes its own link.
 
 export interface RunLockOptions {
   /** How often a holder shows that it lives, for those who cannot see its process. Defaults to 30 s. */
@@ -19,7 +19,7 @@ export interface RunLockOptions {
 /** A lock that this process holds. */
 export interface RunLock {
   readonly owner: Owner;
-  /** Lets go and leaves a note of it, so that what lies in the directory is known to belong to nobody. Does nothing when it is let go already. */
+  /** Lets go. Does nothing when it is let go already. */
   release(): Promise<void>;
   /** Lets go and removes every trace of the lock; `directory` too when nothing else is in it. */
   remove(): Promise<void>;
@@ -27,14 +27,17 @@ export interface RunLock {
 
 interface LockNode {
   readonly token: string;
-  /** Absent: the holder before it let go. */
-  readonly owner: Owner | undefined;
+  readonly owner: Owner;
   readonly path: string;
 }
 
 const DEFAULT_HEARTBEAT_MS = 30_000;
 const DEFAULT_STALE_AFTER_MS = 600_000;
 const ATTEMPTS = 50;
+
+/** A file that only takes up room: given up where a full disk has none for a link, since it takes the lock to clear the disk. */
+const RESERVE = "reserve";
+const RESERVE_BYTES = 16 * 1024;
 
 /** Takes the lock in `directory`, which is made when it is missing. Throws a `JobError` `already-running` while another live owner has it. */
 export async function acquireRunLock(directory: string, options: RunLockOptions = {}): Promise<RunLock> {
@@ -52,9 +55,12 @@ export async function acquireRunLock(directory: string, options: RunLockOptions 
     if (last !== undefined && (await isHeld(directory, last, options))) throw alreadyRunning(last.owner);
     const token = randomUUID();
     const path = nextPath(directory, last?.token ?? "root");
-    if (!(await makeNode(path, { token, owner }))) continue;
+    if (!(await makeNode(path, { token, owner }, directory))) continue;
     // The directory may have been removed and made anew since the chain was read; then this node hangs on nothing.
-    if ((await readChain(directory)).at(-1)?.token === token) return holdLock(directory, { token, owner, path }, options);
+    if ((await readChain(directory)).at(-1)?.token === token) {
+      await writeFile(join(directory, RESERVE), randomBytes(RESERVE_BYTES)).catch(() => undefined);
+      return holdLock(directory, { token, owner, path }, options);
+    }
     await removeIfThere(path);
   }
   throw new StowageError(`the lock in "${directory}" changes hands all the time; try again`, { code: "CONFLICT" });
@@ -66,7 +72,7 @@ export async function runLockOwner(directory: string, options: RunLockOptions = 
   return last !== undefined && (await isHeld(directory, last, options)) ? last.owner : undefined;
 }
 
-function holdLock(directory: string, node: LockNode & { readonly owner: Owner }, options: RunLockOptions): RunLock {
+function holdLock(directory: string, node: LockNode, options: RunLockOptions): RunLock {
   const heartbeat = setInterval(() => {
     const now = new Date();
     // A beat that is missed (the directory is gone, the disk is full) is no reason to stop the work.
@@ -80,7 +86,7 @@ function holdLock(directory: string, node: LockNode & { readonly owner: Owner },
       clearInterval(heartbeat);
       if (!isHeldHere) return;
       isHeldHere = false;
-      await makeNode(nextPath(directory, node.token), { token: randomUUID(), owner: undefined });
+      await removeIfThere(node.path);
     },
     remove: async () => {
       clearInterval(heartbeat);
@@ -123,7 +129,6 @@ async function readChain(directory: string): Promise<LockNode[]> {
 }
 
 async function isHeld(directory: string, node: LockNode, options: RunLockOptions): Promise<boolean> {
-  if (node.owner === undefined) return false;
   const liveness = ownerLiveness(node.owner);
   if (liveness !== "unknown") return liveness === "live";
   return (await silenceMs(directory, node.path)) < (options.staleAfterMs ?? DEFAULT_STALE_AFTER_MS);
@@ -144,9 +149,14 @@ async function silenceMs(directory: string, path: string): Promise<number> {
   }
 }
 
-async function makeNode(path: string, node: Pick<LockNode, "token" | "owner">): Promise<boolean> {
+async function makeNode(path: string, node: Pick<LockNode, "token" | "owner">, directory: string): Promise<boolean> {
+  const content = JSON.stringify({ token: node.token, owner: node.owner });
   try {
-    await symlink(JSON.stringify({ token: node.token, owner: node.owner }), path);
+    await symlink(content, path).catch(async (error: unknown) => {
+      if (!isSystemError(error, "ENOSPC", "EDQUOT")) throw error;
+      await removeIfThere(join(directory, RESERVE));
+      await symlink(content, path);
+    });
     return true;
   } catch (error) {
     if (isSystemError(error, "EEXIST", "ENOENT")) return false;
@@ -156,8 +166,9 @@ async function makeNode(path: string, node: Pick<LockNode, "token" | "owner">): 
 
 function parseNode(content: string, path: string): LockNode {
   try {
-    const { token, owner } = JSON.parse(content) as { token?: unknown; owner?: unknown };
-    if (typeof token === "string" && /^[0-9a-f-]+$/u.test(token)) return { token, owner: parseOwner(owner), path };
+    const value = JSON.parse(content) as { token?: unknown; owner?: unknown };
+    const [token, owner] = [value.token, parseOwner(value.owner)];
+    if (typeof token === "string" && /^[0-9a-f-]+$/u.test(token) && owner !== undefined) return { token, owner, path };
   } catch {
     // Falls through: not ours, or damaged.
   }

@@ -10,6 +10,7 @@ import { type JobManifest, type ManifestFile, readJobManifest, type StagedJob } 
 import { type JobInput, type JobSpec, type JobSpecInput, parseJobSpec } from "./job-spec.ts";
 import { type JobWorkspaces, openJobWorkspaces } from "./open-workspaces.ts";
 import type { StageOptions } from "./stage-options.ts";
+import { removeStrayInputs } from "./staged-files.ts";
 import { collectOutcomes, createProgressMeter, type ProgressMeter } from "./transfer-chunks.ts";
 import { writeJsonFile } from "./write-json.ts";
 
@@ -59,22 +60,6 @@ export async function stageIn(job: JobSpec | JobSpecInput, options: StageInOptio
     await workspaces.close();
   }
   return readJobManifest(directory);
-}
-
-/** Whether everything that was staged is still there as it was. The command of an interrupted run may have changed it. */
-export async function isStagedIntact(staged: StagedJob): Promise<boolean> {
-  for (const { files } of staged.inputs) {
-    for (const { localPath, method, size, modified } of files) {
-      try {
-        const stats = await lstat(localPath);
-        if (method === "link" ? !stats.isSymbolicLink() : !stats.isFile() || stats.size !== size || stats.mtime.toISOString() !== modified)
-          return false;
-      } catch {
-        return false;
-      }
-    }
-  }
-  return true;
 }
 
 async function planInputs(job: JobSpec, workspaces: JobWorkspaces, options: StageInOptions): Promise<PlannedInput[]> {
@@ -145,6 +130,18 @@ async function fetchInputs(
   options: StageInOptions,
 ): Promise<JobManifest["inputs"]> {
   const all = inputs.flatMap(({ files }) => files);
+  if (options.resume === true) {
+    const leftovers = await removeStrayInputs(
+      directory,
+      all.map(({ staged }) => staged),
+      inputs.map(({ input }) => input.name),
+    );
+    if (leftovers.length > 0) {
+      throw new StowageError(`what an earlier run left among the inputs cannot be removed: ${leftovers.slice(0, 5).join(", ")}`, {
+        code: "PERMISSION_DENIED",
+      });
+    }
+  }
   const meter = createProgressMeter(
     "pre",
     { files: all.length, bytes: all.reduce((sum, { details }) => sum + details.size, 0) },

@@ -63,7 +63,10 @@ async function sweepRun(name: string, path: string, runtime: JobRuntime, leftove
   try {
     const state = await readState(layout.journal);
     const reference: RunReference = { job: name, runId: state?.run ?? "", directory: path, owner: state?.owner ?? lock.owner };
-    const left = [...(await runtime.stop(reference, state?.started ?? [])), ...(await runtime.remove(reference))];
+    const left = [
+      ...(await runtime.stop(reference, state?.started ?? [], { isStarting: state?.isStarting === true })),
+      ...(await runtime.remove(reference)),
+    ];
     if (left.length === 0) left.push(...(await removeRunDirectory(layout, lock)));
     leftovers.push(...left.map((what) => `${name}: ${what}`));
     return left.length === 0 ? "removed" : "foreign";

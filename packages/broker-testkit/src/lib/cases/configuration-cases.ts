@@ -104,7 +104,7 @@ const cases: readonly CaseOfGroup[] = [
   },
   {
     id: "A7",
-    name: "validation changes nothing",
+    name: "validation changes nothing in the backend",
     needs: [validate],
     async run(harness) {
       await harness.put("there.txt", "there");

@@ -116,6 +116,7 @@ export function createFaultyBroker(broker: Broker, options: FaultyBrokerOptions 
   const wrapped = wrapBroker(broker, {
     promise(call, next) {
       const operation = OPERATIONS[call.method];
+      if (call.method === "copyFile" && options.movesByCopy === true) return run("move", "copy", call.context, next);
       return operation === undefined ? next(call.context) : run(operation, undefined, call.context, next);
     },
     async *stream(call, next) {

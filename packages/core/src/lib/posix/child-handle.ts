@@ -198,15 +198,24 @@ function findCommand(): { readonly script: string; readonly args: readonly strin
   return { script: resolveEntry("@stowage/core/posix-child"), args: [] };
 }
 
+const cannotStart = new WeakSet<object>();
+
+/** Whether an error says that this program cannot start children at all. */
+export function isCannotStart(error: unknown): boolean {
+  return typeof error === "object" && error !== null && cannotStart.has(error);
+}
+
 function resolveEntry(entry: string): string {
   try {
     // Some test runners and bundlers know no import.meta.resolve.
     if (typeof import.meta.resolve === "function") return fileURLToPath(import.meta.resolve(entry));
     return createRequire(import.meta.url).resolve(entry);
-  } catch (error) {
-    throw new StowageError(
+  } catch (cause) {
+    const error = new StowageError(
       `the module "${entry}" cannot be found, which children for file work run; install @stowage/core beside this program, or say how to start one (see the documentation of the executor "process")`,
-      { code: "UNSUPPORTED", cause: error },
+      { code: "UNSUPPORTED", cause },
     );
+    cannotStart.add(error);
+    throw error;
   }
 }

@@ -20,8 +20,12 @@ export interface ContentCheck {
 
 const LENGTH_ONLY: ContentProof = { verified: "length" };
 
+/** Of nothing promised and nothing asked for: one for all. */
+const NO_CHECK: ContentCheck = { readsBytes: false, update: () => {}, end: () => LENGTH_ONLY };
+
 /** Checks against `file.size` and `file.digest` where they are given. `checksum`: a digest to compute besides; `"auto"` and `"none"` ask for none. */
 export function checkContent(file: StoredFile, checksum: "auto" | "none" | DigestAlgorithm): ContentCheck {
+  if (file.digest === undefined && file.size === undefined && (checksum === "auto" || checksum === "none")) return NO_CHECK;
   const digesters: Digester[] = [];
   if (checksum !== "auto" && checksum !== "none") digesters.push(createDigester(checksum));
   const promised = file.digest;

@@ -33,7 +33,7 @@ export interface CopyOptions {
   readonly throughKernel: boolean;
   /** Whether the kernel may copy the bytes. Nothing stops such a copy but the end of the process, so that it is for children of ours. */
   readonly kernelCopy: boolean;
-  readonly hooks: Pick<PosixHooks, "signal"> & { progress(bytes: number): void };
+  readonly hooks: Pick<PosixHooks, "signal" | "throttle"> & { progress(bytes: number): void };
   /** Told of copies in the kernel that go on although nobody waits for them: +1, and -1 if they end. */
   readonly onAbandoned: (change: 1 | -1) => void;
 }
@@ -81,7 +81,8 @@ export async function copyLargeFile(
   options.hooks.signal.throwIfAborted();
   // Through paths that name open files, which other systems do not have.
   const isOffered = process.platform === "linux" && options.throughKernel && target.fileSystem !== "fuse";
-  const mayUseKernel = isOffered && options.kernelCopy;
+  // The kernel waits for nobody.
+  const mayUseKernel = isOffered && options.kernelCopy && options.hooks.throttle === undefined;
   const isCloned = isOffered && (await tryReflink(source, target, options));
   if (isCloned) {
     if (check.readsBytes) await readContent(target.file, source.stats.size, check, options);
@@ -326,6 +327,7 @@ async function copyThroughBuffers(source: SourceFile, target: OpenFile, check: C
       if (position + bytes > source.stats.size) throw changedSource(source, position + bytes);
       [filling, emptying] = [emptying, filling];
       const piece = emptying.subarray(0, bytes);
+      await options.hooks.throttle?.(bytes);
       reading = hold(fill(source.fd, filling, position + bytes), source);
       writing = hold(writeAt(target.fd, piece, position), target);
       if (check.readsBytes) check.update(piece);

@@ -10,14 +10,14 @@ import type { OperationEnvironment } from "./store-file.ts";
 
 /** Removes one regular file from the volume: nothing else of that name, and no directory that it leaves empty. */
 export function* deleteFile(environment: OperationEnvironment, command: DeleteCommand): Steps<Deletion> {
-  const { directories, volume } = environment;
+  const { directories } = environment;
   const { path } = command.file;
   const found = findEntry(directories, path);
   if (found === undefined) return "missing";
   const { directory, name } = found.location;
   try {
     if (!found.stats.isFile()) throw notAFile(path, kindOf(found.stats));
-    assertWritable(directory.fileSystem, path, { durability: command.durability, fuseWrites: volume.fuseWrites });
+    assertWritable(environment, directory, path, command.durability);
     try {
       unlinkSync(directories.entry(directory, name));
     } catch (error) {
@@ -34,7 +34,8 @@ export function* deleteFile(environment: OperationEnvironment, command: DeleteCo
 }
 
 /** What is known of a regular file of the volume; `undefined` when there is none. */
-export function statFile(environment: OperationEnvironment, command: StatCommand): FileDetails | undefined {
+// biome-ignore lint/correctness/useYield: like the other verbs, though it never waits
+export function* statFile(environment: OperationEnvironment, command: StatCommand): Steps<FileDetails | undefined> {
   const { path } = command.file;
   const stats = statStoredFile(environment.directories, path);
   return stats === undefined ? undefined : { file: { path, size: stats.size }, size: stats.size, modified: stats.mtime };

@@ -3,8 +3,8 @@ import { assertPromisedSize, type ContentProof, checkContent } from "./content-c
 import { readContent } from "./copy-file.ts";
 import { openStoredFile, type SourceFile } from "./open-file.ts";
 import type { DownloadCommand } from "./posix-commands.ts";
-import { describePosixError, isErrno, NO_LINKS } from "./posix-errors.ts";
-import { assertReplaceable, discardTemporary, openLocalPlace, type Place, publishSymbolicLink } from "./publish-file.ts";
+import { describePosixError } from "./posix-errors.ts";
+import { assertReplaceable, discardTemporary, lacksLinks, openLocalPlace, type Place, publishSymbolicLink } from "./publish-file.ts";
 import { type Steps, wait } from "./steps.ts";
 import { copyOptions, describeTransfer, type OperationEnvironment, type OperationHooks, storeFile } from "./store-file.ts";
 
@@ -53,7 +53,7 @@ function* linkTo(
   } catch (error) {
     discardTemporary(place, error);
     const cause = (error as { cause?: unknown }).cause ?? error;
-    if (isErrno(cause, ...NO_LINKS)) return undefined;
+    if (lacksLinks(cause, place)) return undefined;
     throw error;
   }
   if (command.durability === "power") yield* wait(place.sync());

@@ -39,7 +39,7 @@ export interface InflightRecords {
   noteLocal(directory: string): void;
   /** Something could not be cleaned up: the record stays after the session. */
   keep(): void;
-  /** Removes the records, if nothing stays behind. */
+  /** Removes the records, if nothing stays behind and nothing is under way. */
   close(): void;
 }
 
@@ -82,8 +82,10 @@ export function createInflightRecords(directories: PinnedDirectories, localRecor
     },
     close() {
       clearInterval(heartbeat);
-      onVolume.close(!isKept);
-      local?.close(!isKept);
+      // What is still under way (a process that ends in a hurry) may leave something.
+      const isClean = !isKept && active.size === 0;
+      onVolume.close(isClean);
+      local?.close(isClean);
     },
   };
 }
@@ -249,7 +251,7 @@ function openLocalRecord(folder: string): OpenRecord | undefined {
 /** Whether nobody else can have put anything into a folder of the shared temporary directory. */
 export function isOwnFolder(folder: string): boolean {
   const stats = lstatSync(folder, { throwIfNoEntry: false });
-  return stats?.isDirectory() === true && stats.uid === process.getuid?.() && (stats.mode & 0o022) === 0;
+  return stats?.isDirectory() === true && stats.uid === process.geteuid?.() && (stats.mode & 0o022) === 0;
 }
 
 function writeLine(fd: number, line: RecordHeader | RecordLine): void {

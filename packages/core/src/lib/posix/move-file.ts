@@ -11,9 +11,18 @@ import { describeOpenError, findEntry, kindOf, OpenFile, openEntry, type SourceF
 import type { FileLocation } from "./pinned-directory.ts";
 import type { MoveCommand } from "./posix-commands.ts";
 import { describePosixError, fileNotFound, isErrno, notAFile } from "./posix-errors.ts";
-import { assertReplaceable, assertWritable, existing, isSameFile, lacksLinks, type Place, syncFile } from "./publish-file.ts";
+import {
+  assertReplaceable,
+  assertWritable,
+  existing,
+  isSameFile,
+  lacksLinks,
+  openVolumePlace,
+  type Place,
+  syncFile,
+} from "./publish-file.ts";
 import { type Steps, wait } from "./steps.ts";
-import { copyOptions, describeTransfer, type OperationEnvironment, type OperationHooks, openTarget, storeFile } from "./store-file.ts";
+import { copyOptions, describeTransfer, type OperationEnvironment, type OperationHooks, storeFile } from "./store-file.ts";
 
 interface Move {
   readonly environment: OperationEnvironment;
@@ -32,7 +41,7 @@ interface Move {
  * stable storage and was read again before the source goes. At every moment at least one of both names has the whole file.
  */
 export function* moveFile(environment: OperationEnvironment, command: MoveCommand, hooks: OperationHooks): Steps<TransferDetails> {
-  const { directories, volume } = environment;
+  const { directories } = environment;
   const { path } = command.file;
   const found = findEntry(directories, path);
   if (found === undefined) throw fileNotFound(path);
@@ -40,8 +49,8 @@ export function* moveFile(environment: OperationEnvironment, command: MoveComman
   try {
     if (!stats.isFile()) throw notAFile(path, kindOf(stats));
     assertPromisedSize(command.file, stats.size);
-    assertWritable(source.directory.fileSystem, path, { durability: command.durability, fuseWrites: volume.fuseWrites });
-    const place = openTarget(environment, command.newPath, command);
+    assertWritable(environment, source.directory, path, command.durability);
+    const place = openVolumePlace(environment, command.newPath, command);
     try {
       const sourceEntry = (): string => directories.entry(source.directory, source.name);
       const move: Move = { environment, command, hooks, source, stats, place, sourceEntry };
@@ -129,7 +138,7 @@ function explain(move: Move, error: unknown): "across" {
 
 /** Source and target are names of one file: lets the source's name go, if it is another name. */
 function removeOtherName(move: Move): void {
-  const { place, source, sourceEntry } = move;
+  const { command, place, source, sourceEntry } = move;
   if (!isSameDirectory(move)) {
     removeSource(move);
     return;
@@ -137,9 +146,18 @@ function removeOtherName(move: Move): void {
   // One directory, mounted in two places.
   if (source.name === place.name) return;
   // Where names that differ in case or composition are one, removing the one would remove the file.
-  const names = readdirSync(place.entry("."));
-  if (names.includes(source.name) && names.includes(place.name)) removeSource(move);
-  else renameSync(sourceEntry(), place.entry(place.name));
+  const isListed = (name: string): boolean => readdirSync(place.entry(".")).includes(name);
+  if (isListed(source.name) && isListed(place.name)) {
+    removeSource(move);
+    return;
+  }
+  renameSync(sourceEntry(), place.entry(place.name));
+  if (isListed(place.name)) return;
+  // By way of a third name it could be done, but whoever dies on that way leaves the file where nobody looks for it.
+  throw new StowageError(
+    `"${escapePath(command.file.path)}" and "${escapePath(place.path)}" are one name to this file system, which does not let its spelling be changed; move the file by way of another name`,
+    { code: "UNSUPPORTED", file: command.file.path },
+  );
 }
 
 function isSameDirectory({ environment, source, place }: Move): boolean {

@@ -1,16 +1,4 @@
-import {
-  chmodSync,
-  close as closeFd,
-  closeSync,
-  constants,
-  fsync,
-  lstatSync,
-  mkdirSync,
-  openSync,
-  readlinkSync,
-  realpathSync,
-  statSync,
-} from "node:fs";
+import { chmodSync, closeSync, constants, fsync, lstatSync, mkdirSync, openSync, readlinkSync, realpathSync, statSync } from "node:fs";
 import { promisify } from "node:util";
 import { escapePath } from "../file-path.ts";
 import { StowageError } from "../stowage-error.ts";
@@ -211,7 +199,7 @@ export class PinnedDirectories {
     } catch (error) {
       throw describePosixError(error, { action: "bring to stable storage the directory", path: directory.path, side: "workspace" });
     } finally {
-      closeFd(fd, () => undefined);
+      closeSync(fd);
     }
   }
 

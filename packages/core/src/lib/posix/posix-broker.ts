@@ -14,7 +14,16 @@ import type {
 import { assertSegmentLengths, RESERVED_PREFIX } from "../file-path.ts";
 import type { FilePath, StoredFile } from "../files.ts";
 import { StowageError } from "../stowage-error.ts";
-import type { CopyCommand, DeleteCommand, DownloadCommand, MoveCommand, PosixHooks, PosixVolume, UploadCommand } from "./posix-commands.ts";
+import type {
+  CopyCommand,
+  DeleteCommand,
+  DownloadCommand,
+  MoveCommand,
+  PosixHooks,
+  PosixResult,
+  PosixVolume,
+  UploadCommand,
+} from "./posix-commands.ts";
 import { posixErrorFacts } from "./posix-errors.ts";
 import { createPosixExecutor, type OpenedPosixExecutor, type PosixExecutorOptions } from "./posix-executor.ts";
 
@@ -51,20 +60,34 @@ function createBroker(volume: PosixVolume, executor: OpenedPosixExecutor): Posix
     for (const path of paths) if (path !== "") assertSegmentLengths(path);
   };
 
-  async function* runBatch<C extends BatchCommand, T>(
-    commands: readonly C[],
-    context: OperationContext,
-    bytesOf: (value: T) => number,
-  ): AsyncGenerator<BatchResult<T>> {
+  async function* runBatch<C extends BatchCommand, T>(commands: readonly C[], context: OperationContext): AsyncGenerator<BatchResult<T>> {
     if (closed) throw new StowageError("this broker is closed", { code: "CLOSED" });
     context.signal.throwIfAborted();
     const { runnable, indexes, refused } = refuseLongNames(commands);
     yield* refused;
+    if (context.bytesPerSecond !== undefined) {
+      yield* runOneByOne<C, T>(runnable, indexes, context);
+      return;
+    }
     // What a command gives is fixed by its verb; the compiler loses that through the generic parameter.
     for await (const result of executor.runBatch<C>(runnable, hooksOf(context, indexes)) as AsyncIterable<BatchResult<T>>) {
-      // Afterwards, since only now the size is known; what has not been taken from the executor holds back what has not begun.
-      if (result.ok) await context.throttle(bytesOf(result.value));
       yield indexes === undefined ? result : { ...result, index: indexes[result.index]! };
+    }
+  }
+
+  /** One after the other, so that nothing runs ahead of the bandwidth limit. */
+  async function* runOneByOne<C extends BatchCommand, T>(
+    commands: readonly C[],
+    indexes: readonly number[] | undefined,
+    context: OperationContext,
+  ): AsyncGenerator<BatchResult<T>> {
+    for (const [position, command] of commands.entries()) {
+      const index = indexes?.[position] ?? position;
+      try {
+        yield { index, ok: true, value: (await runLimited(executor, command, context, index)) as T };
+      } catch (error) {
+        yield { index, ok: false, error };
+      }
     }
   }
 
@@ -77,52 +100,48 @@ function createBroker(volume: PosixVolume, executor: OpenedPosixExecutor): Posix
 
     async downloadFile(download, context) {
       begin(context, download.file.path);
-      return throttled(executor.run(downloadCommand(download, context), context), context);
+      return runLimited(executor, downloadCommand(download, context), context);
     },
     async uploadFile(upload, context) {
       begin(context, upload.file.path);
-      return throttled(executor.run(uploadCommand(upload, context), context), context);
+      return runLimited(executor, uploadCommand(upload, context), context);
     },
     async moveFile(move, context) {
       begin(context, move.file.path, move.newPath);
-      return executor.run(moveCommand(move, context), context);
+      return runLimited(executor, moveCommand(move, context), context);
     },
     async copyFile(copy, context) {
       begin(context, copy.file.path, copy.newPath);
-      return executor.run({ ...moveCommand(copy, context), verb: "copy" }, context);
+      return runLimited(executor, { ...moveCommand(copy, context), verb: "copy" }, context);
     },
     async deleteFile(file, context) {
       begin(context, file.path);
-      return executor.run(deleteCommand(file, context), context);
+      return executor.run(deleteCommand(file, context), hooksOf(context, undefined));
     },
     async statFile(file, context) {
       begin(context, file.path);
-      return executor.run({ verb: "stat", file }, context);
+      return executor.run({ verb: "stat", file }, hooksOf(context, undefined));
     },
 
     downloadFiles: (downloads: readonly ParsedDownload[], context: OperationContext) =>
       runBatch<DownloadCommand, TransferDetails>(
         downloads.map((download, index) => downloadCommand(download, context, index)),
         context,
-        (details) => details.bytes,
       ),
     uploadFiles: (uploads: readonly ParsedUpload[], context: OperationContext) =>
       runBatch<UploadCommand, TransferDetails>(
         uploads.map((upload, index) => uploadCommand(upload, context, index)),
         context,
-        (details) => details.bytes,
       ),
     moveFiles: (moves: readonly ParsedMove[], context: OperationContext) =>
       runBatch<MoveCommand, TransferDetails>(
         moves.map((move, index) => moveCommand(move, context, index)),
         context,
-        () => 0,
       ),
     deleteFiles: (files: readonly StoredFile[], context: OperationContext) =>
       runBatch<DeleteCommand, Deletion>(
         files.map((file) => deleteCommand(file, context)),
         context,
-        () => 0,
       ),
 
     async *listFiles(directory, { recursive, startAfter, onProblem }, context) {
@@ -195,7 +214,8 @@ function deleteCommand(file: StoredFile, context: OperationContext): DeleteComma
 }
 
 function hooksOf(context: OperationContext, indexes: readonly number[] | undefined): PosixHooks {
-  if (indexes === undefined) return context;
+  // Without `throttle`: there is a limit only where it is handed on by name.
+  if (indexes === undefined) return { signal: context.signal, progress: context.progress };
   return { signal: context.signal, progress: (bytes, index) => context.progress(bytes, index === undefined ? undefined : indexes[index]) };
 }
 
@@ -220,11 +240,35 @@ function refuseLongNames<C extends BatchCommand>(
 
 // ---------- bandwidth ----------
 
-/** The kernel copies at its own pace: the bandwidth is paid for afterwards, which holds back what comes next. */
-async function throttled(transfer: Promise<TransferDetails>, context: OperationContext): Promise<TransferDetails> {
-  const details = await transfer;
-  if (details.method !== "link" && details.method !== "reflink" && details.method !== "rename") await context.throttle(details.bytes);
-  return details;
+/**
+ * Runs a command within the bandwidth limit. Large files wait for it piece by piece; what was copied otherwise (small files, work in children) is paid for
+ * afterwards, which holds back what comes next.
+ */
+async function runLimited<C extends BatchCommand>(
+  executor: OpenedPosixExecutor,
+  command: C,
+  context: OperationContext,
+  index?: number,
+): Promise<PosixResult<C>> {
+  if (context.bytesPerSecond === undefined) return executor.run(command, hooksOf(context, undefined));
+  let paid = 0;
+  const result = await executor.run(command, {
+    signal: context.signal,
+    progress: (bytes) => context.progress(bytes, index),
+    async throttle(bytes) {
+      await context.throttle(bytes);
+      paid += bytes;
+    },
+  });
+  const owed = movedBytes(result) - paid;
+  // An abort ends the wait, not more: the file is stored, and its outcome must say so.
+  if (owed > 0) await context.throttle(owed).catch(() => undefined);
+  return result;
+}
+
+function movedBytes(result: PosixResult<BatchCommand>): number {
+  if (typeof result !== "object" || !("method" in result)) return 0;
+  return result.method === "copy" || result.method === "stream" ? result.bytes : 0;
 }
 
 function throttleReader(reader: FileReader, context: OperationContext): FileReader {

@@ -112,9 +112,15 @@ export function runPosixChild(): void {
   };
 
   const finish = async (): Promise<void> => {
+    work.splice(0);
     for (const controller of controllers.values()) controller.abort(gone());
-    const timer = new Promise((resolve) => setTimeout(resolve, CLOSE_MS));
-    await Promise.race([timer, session?.close().catch(() => undefined)]);
+    for (const stream of streams.values()) stream.onAbort();
+    const cleanUp = async (): Promise<void> => {
+      while (isWorking || streams.size > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+      await session?.close();
+    };
+    const tooLong = new Promise((resolve) => setTimeout(resolve, CLOSE_MS));
+    await Promise.race([tooLong, cleanUp().catch(() => undefined)]);
     // Not process.exit, which waits for threads: the watchdog's, and whichever hangs in the file system.
     process.kill(process.pid, "SIGKILL");
   };

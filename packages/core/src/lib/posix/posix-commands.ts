@@ -61,6 +61,8 @@ export type PosixResult<C extends PosixCommand> = PosixResults[C["verb"]];
 export interface PosixHooks {
   readonly signal: AbortSignal;
   progress(bytes: number, index?: number): void;
+  /** Given where bandwidth is limited: large files are then copied in pieces, each of which waits for it. In children it does not work. */
+  throttle?: ((bytes: number) => Promise<void>) | undefined;
 }
 
 /** How a volume is opened: in every process that works on it, again and with the same checks. Serialisable. */

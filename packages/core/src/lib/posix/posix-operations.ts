@@ -143,6 +143,7 @@ function* runOnFreshHandles(
       moved += bytes;
       hooks.progress(bytes, index);
     },
+    throttle: hooks.throttle,
   };
   for (let attempt = 1; ; attempt++) {
     try {
@@ -156,21 +157,21 @@ function* runOnFreshHandles(
   }
 }
 
-function* stepsOf(environment: OperationEnvironment, command: PosixCommand, hooks: OperationHooks): Steps<unknown> {
+function stepsOf(environment: OperationEnvironment, command: PosixCommand, hooks: OperationHooks): Steps<unknown> {
   // They were parsed where they came in. But this is the last place before the file system, and commands come through pipes.
   parseFilePath(command.file.path);
   if ("newPath" in command) parseFilePath(command.newPath);
   switch (command.verb) {
     case "upload":
-      return yield* uploadFile(environment, command, hooks);
+      return uploadFile(environment, command, hooks);
     case "download":
-      return yield* downloadFile(environment, command, hooks);
+      return downloadFile(environment, command, hooks);
     case "copy":
-      return yield* copyStoredFile(environment, command, hooks);
+      return copyStoredFile(environment, command, hooks);
     case "move":
-      return yield* moveFile(environment, command, hooks);
+      return moveFile(environment, command, hooks);
     case "delete":
-      return yield* deleteFile(environment, command);
+      return deleteFile(environment, command);
     case "stat":
       return statFile(environment, command);
     default:

@@ -2,10 +2,11 @@ import { constants, fsync, futimesSync, linkSync, lstatSync, openSync, renameSyn
 import { basename, dirname } from "node:path";
 import { promisify } from "node:util";
 import { escapePath } from "../file-path.ts";
+import { toFileTime } from "../file-time.ts";
 import { addLeftover } from "../local-file.ts";
 import { StowageError } from "../stowage-error.ts";
 import { assertLocalPath, kindOf, OpenFile } from "./open-file.ts";
-import { assertSegment, type PinnedDirectories, splitPath, vanished } from "./pinned-directory.ts";
+import { assertSegment, type PinnedDirectories, type PinnedDirectory, splitPath, vanished } from "./pinned-directory.ts";
 import { describePosixError, fileExists, isErrno, NO_ATTRIBUTES, NO_LINKS, notAFile } from "./posix-errors.ts";
 import { fileSystemKindOf, type VolumeFileSystem } from "./volume-root.ts";
 
@@ -34,56 +35,93 @@ export interface Place {
   release(): void;
 }
 
-export interface VolumePlaceOptions {
-  readonly temporaryName: string;
-  readonly durability: "process" | "power";
-  readonly fuseWrites: "refuse" | "best-effort";
+/** What of an opened volume decides where and whether a file may appear on it. */
+export interface PlaceEnvironment {
+  readonly directories: PinnedDirectories;
+  readonly volume: { readonly fuseWrites: "refuse" | "best-effort" };
   /** Told of the directory before a temporary name is made in it. */
-  readonly announce: (directory: object & { readonly path: string }) => void;
+  announce(directory: PinnedDirectory): void;
 }
 
 /** A place on the volume; makes the directories that are missing. */
-export function openVolumePlace(directories: PinnedDirectories, path: string, options: VolumePlaceOptions): Place {
+export function openVolumePlace(
+  environment: PlaceEnvironment,
+  path: string,
+  command: { readonly temporaryName: string; readonly durability: "process" | "power" },
+): Place {
+  const { directories } = environment;
   const { directory: parent, name } = splitPath(path);
   assertSegment(name, path);
-  assertSegment(options.temporaryName, path);
+  assertSegment(command.temporaryName, path);
   const directory = directories.make(parent);
   try {
-    assertWritable(directory.fileSystem, path, options);
-    options.announce(directory);
+    assertWritable(environment, directory, path, command.durability);
+    environment.announce(directory);
     directories.enter(directory);
   } catch (error) {
     directories.release(directory);
     throw describePosixError(error, { action: "write", path, side: "workspace" });
   }
-  return {
-    path,
-    side: "workspace",
-    name,
-    temporaryName: options.temporaryName,
-    entry: (entryName) => directories.entry(directory, entryName),
-    fileSystem: () => directory.fileSystem.kind,
-    leftoverName: () => (parent === "" ? options.temporaryName : `${parent}/${options.temporaryName}`),
-    vanished: () => vanished(parent),
-    sync: () => directories.sync(directory),
-    release: () => directories.release(directory),
-  };
+  return new VolumePlace(directories, directory, path, name, command.temporaryName);
+}
+
+// A class, since one is made for every file: methods cost nothing then.
+class VolumePlace implements Place {
+  readonly path: string;
+  readonly side = "workspace" as const;
+  readonly name: string;
+  readonly temporaryName: string;
+  readonly #directories: PinnedDirectories;
+  readonly #directory: PinnedDirectory;
+
+  constructor(directories: PinnedDirectories, directory: PinnedDirectory, path: string, name: string, temporaryName: string) {
+    this.#directories = directories;
+    this.#directory = directory;
+    this.path = path;
+    this.name = name;
+    this.temporaryName = temporaryName;
+  }
+
+  entry(name: string): string {
+    return this.#directories.entry(this.#directory, name);
+  }
+
+  fileSystem(): VolumeFileSystem["kind"] {
+    return this.#directory.fileSystem.kind;
+  }
+
+  leftoverName(): string {
+    return this.#directory.path === "" ? this.temporaryName : `${this.#directory.path}/${this.temporaryName}`;
+  }
+
+  vanished(): StowageError {
+    return vanished(this.#directory.path);
+  }
+
+  sync(): Promise<void> {
+    return this.#directories.sync(this.#directory);
+  }
+
+  release(): void {
+    this.#directories.release(this.#directory);
+  }
 }
 
 /** Refuses what cannot be promised on a FUSE mount, of which many say that bytes are stored before they are. */
 export function assertWritable(
-  fileSystem: VolumeFileSystem,
+  environment: Pick<PlaceEnvironment, "volume">,
+  { fileSystem }: PinnedDirectory,
   path: string,
-  options: Pick<VolumePlaceOptions, "durability" | "fuseWrites">,
+  durability: "process" | "power",
 ): void {
   if (fileSystem.kind !== "fuse") return;
-  if (options.fuseWrites === "refuse") {
+  if (environment.volume.fuseWrites === "refuse") {
     throw new StowageError(
       `"${escapePath(path)}" lies on a FUSE mount (${fileSystem.type}), which is read-only to this workspace; set fuseWrites to "best-effort" if its program can be trusted to keep what is written, or use a broker that speaks to the storage itself`,
       { code: "READ_ONLY", file: path },
     );
   }
-  if (options.durability === "power") {
+  if (durability === "power") {
     throw new StowageError(
       `durability "power" cannot be promised on a FUSE mount (${fileSystem.type}), which says that bytes are on stable storage before they are; ask for "process"`,
       { code: "UNSUPPORTED", file: path },
@@ -178,19 +216,10 @@ export function keepModified(fd: number, stats: Pick<Stats, "mtimeMs">): void {
 /** As `keepModified`; milliseconds since 1970, with fractions. */
 export function setModified(fd: number, milliseconds: number): void {
   try {
-    futimesSync(fd, Date.now() / 1000, toTime(milliseconds));
+    futimesSync(fd, Date.now() / 1000, toFileTime(milliseconds));
   } catch (error) {
     if (!isErrno(error, ...NO_ATTRIBUTES)) throw error;
   }
-}
-
-/** Some versions of libuv cut to microseconds what a double of seconds only comes near: aim at the middle of the wanted one, so that the milliseconds stay equal. */
-function toTime(milliseconds: number): number | Date {
-  // Node takes negative numbers for "now".
-  if (milliseconds < 0) return new Date(Math.round(milliseconds));
-  const seconds = Math.floor(milliseconds / 1000);
-  const microseconds = Math.floor((milliseconds - seconds * 1000) * 1000);
-  return seconds + (microseconds + 0.5) / 1e6;
 }
 
 /** Brings a file's content to stable storage. */

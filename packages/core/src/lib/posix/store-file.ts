@@ -8,8 +8,7 @@ import { StowageError } from "../stowage-error.ts";
 import { type ContentCheck, type ContentProof, checkContent } from "./content-check.ts";
 import { type CopyOptions, copyLargeFile, readContent, readSmallFile, SMALL_FILE_BYTES, writeWhole } from "./copy-file.ts";
 import { OpenFile, type SourceFile } from "./open-file.ts";
-import type { PinnedDirectories } from "./pinned-directory.ts";
-import type { PosixVolume } from "./posix-commands.ts";
+import type { PosixHooks, PosixVolume } from "./posix-commands.ts";
 import { describePosixError, isErrno, NO_ATTRIBUTES } from "./posix-errors.ts";
 import {
   assertReplaceable,
@@ -17,28 +16,27 @@ import {
   discardTemporary,
   type IfExists,
   keepModified,
-  openVolumePlace,
   type Place,
+  type PlaceEnvironment,
   publishTemporary,
   syncFile,
 } from "./publish-file.ts";
 import { type Steps, wait } from "./steps.ts";
 
 /** What the commands of one opened volume share. */
-export interface OperationEnvironment {
-  readonly directories: PinnedDirectories;
+export interface OperationEnvironment extends PlaceEnvironment {
   readonly volume: PosixVolume;
   /** A child of ours, with a umask of 0 and a working directory to change. */
   readonly isChild: boolean;
   /** What local files are made with; in a user's process its umask still takes from it. */
   readonly localFileMode: number;
-  announce(directory: object & { readonly path: string }): void;
   onAbandoned(change: 1 | -1): void;
 }
 
 export interface OperationHooks {
   readonly signal: AbortSignal;
   progress(bytes: number): void;
+  readonly throttle?: PosixHooks["throttle"];
 }
 
 export interface StoreRequest {
@@ -49,20 +47,6 @@ export interface StoreRequest {
   readonly ifExists: IfExists;
   /** Read back what was written, from stable storage's side of the call, and compare, before anything becomes visible. For what is deleted elsewhere next. */
   readonly isProven?: boolean | undefined;
-}
-
-/** Opens the place on the volume that a command names. */
-export function openTarget(
-  environment: OperationEnvironment,
-  path: string,
-  command: { readonly temporaryName: string; readonly durability: "process" | "power" },
-): Place {
-  return openVolumePlace(environment.directories, path, {
-    temporaryName: command.temporaryName,
-    durability: command.durability,
-    fuseWrites: environment.volume.fuseWrites,
-    announce: environment.announce,
-  });
 }
 
 /** Puts a copy of `source` at `place`: written under the temporary name, checked, and only then given its name. Leaves nothing when it throws. */

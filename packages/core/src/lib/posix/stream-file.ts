@@ -13,12 +13,13 @@ import {
   assertReplaceable,
   createTemporary,
   discardTemporary,
+  openVolumePlace,
   type Place,
   publishTemporary,
   setModified,
   syncFile,
 } from "./publish-file.ts";
-import { correctMode, describeTransfer, type OperationEnvironment, type OperationHooks, openTarget, syncPublished } from "./store-file.ts";
+import { correctMode, describeTransfer, type OperationEnvironment, type OperationHooks, syncPublished } from "./store-file.ts";
 import { untilAbort } from "./until-abort.ts";
 
 const readAsync = promisify(read);
@@ -109,7 +110,7 @@ export function openWriter(environment: OperationEnvironment, command: WriteComm
       file: file.path,
     });
   }
-  const place = openTarget(environment, file.path, command);
+  const place = openVolumePlace(environment, file.path, command);
   let temporary: OpenFile;
   try {
     assertReplaceable(place, command.ifExists);

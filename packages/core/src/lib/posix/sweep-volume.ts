@@ -360,7 +360,7 @@ async function* sweepLocal(
         for (const name of temporaryNames(directory, (entry) => entry.isFile() || entry.isSymbolicLink())) {
           const file = join(directory, name);
           const stats = lstatSync(file, { throwIfNoEntry: false });
-          if (stats === undefined || stats.uid !== process.getuid?.()) continue;
+          if (stats === undefined || stats.uid !== process.geteuid?.()) continue;
           if (!isOlder(stats, now, patience)) {
             isClean = false;
             continue;
