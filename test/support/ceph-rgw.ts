@@ -1,6 +1,6 @@
 import { execFileSync, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { createWriteStream, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -197,10 +197,9 @@ rgw dns name = localhost
 }
 
 function daemon(directory: string, command: string, parameters: readonly string[]): Daemon {
-  const log = createWriteStream(join(directory, "run", `${command}.out`));
-  const child = spawn(command, [...parameters], { stdio: ["ignore", "pipe", "pipe"] });
-  child.stdout.pipe(log);
-  child.stderr.pipe(log);
+  const log = openSync(join(directory, "run", `${command}.out`), "a");
+  const child = spawn(command, [...parameters], { stdio: ["ignore", log, log] });
+  closeSync(log);
   let hasEnded = false;
   const ended = new Promise<void>((resolve) => {
     const end = (): void => {

@@ -273,6 +273,7 @@ async function copyInParts(
       store.completeUpload(key, upload.uploadId, parts, { signal: context.signal, ifAbsent }),
     );
     await upload.end();
+    if (tags !== undefined) await keepTags(session, key, stored, tags, context);
     return stored;
   } catch (error) {
     await upload.abort(error);
@@ -295,6 +296,14 @@ async function findTags(
     if (isUnknownToServer || (hasNone && s3ErrorStatus(error) === 403)) return undefined;
     throw error;
   }
+}
+
+/** Some servers forget the tags that an upload in parts was begun with. */
+async function keepTags(session: Session, key: string, stored: Stored, tags: string, { signal }: OperationContext): Promise<void> {
+  const { store } = session;
+  const { versionId } = stored;
+  const kept = await repeat(signal, () => store.tags(key, { signal, versionId }));
+  if (kept !== tags) await repeat(signal, () => store.setTags(key, tags, { signal, versionId }));
 }
 
 async function describeSame(session: Session, file: StoredFile, source: ObjectInfo, context: OperationContext): Promise<TransferDetails> {

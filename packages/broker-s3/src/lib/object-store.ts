@@ -151,6 +151,7 @@ export interface ObjectStore {
 
   /** The tags of an object, as one header's worth. */
   tags(key: string, options: Call & { readonly versionId?: string | undefined }): Promise<string | undefined>;
+  setTags(key: string, tags: string, options: Call & { readonly versionId?: string | undefined }): Promise<void>;
   headBucket(call: Call): Promise<void>;
   signUrl(
     key: string,

@@ -1,4 +1,5 @@
 import type { S3Client } from "@aws-sdk/client-s3";
+import { StowageError } from "@stowage/core";
 import {
   type Broker,
   type BrokerDefinition,
@@ -7,7 +8,6 @@ import {
   escapePath,
   type OpenContext,
   type OperationContext,
-  StowageError,
 } from "@stowage/core/broker";
 import { resolveS3Settings, type S3BrokerConfig, type S3Settings, s3Config } from "./config.ts";
 import { copyFile, moveFile } from "./copy.ts";
@@ -26,7 +26,7 @@ import { sweep } from "./sweep.ts";
 import { uploadFile } from "./upload.ts";
 import { validateS3 } from "./validate.ts";
 
-declare module "@stowage/core/broker" {
+declare module "@stowage/core" {
   interface BrokerTypes {
     s3: typeof s3Broker;
   }

@@ -15,6 +15,7 @@ import {
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
   PutObjectCommand,
+  PutObjectTaggingCommand,
   type S3Client,
   UploadPartCommand,
   UploadPartCopyCommand,
@@ -364,6 +365,11 @@ export function createSdkObjectStore(client: S3Client, settings: S3Settings, own
       return tags.map(({ Key = "", Value = "" }) => `${encodeURIComponent(Key)}=${encodeURIComponent(Value)}`).join("&");
     },
 
+    async setTags(key, tags, { signal, versionId }) {
+      const TagSet = [...new URLSearchParams(tags)].map(([Key, Value]) => ({ Key, Value }));
+      await send(new PutObjectTaggingCommand({ ...place, Key: key, VersionId: versionId, Tagging: { TagSet } }), { signal });
+    },
+
     async headBucket(call) {
       await send(new HeadBucketCommand({ Bucket: bucket }), call);
     },
@@ -478,13 +484,14 @@ function customerKeyFields(key: string): { readonly SSECustomerKey: string; read
   return { SSECustomerKey: key, SSECustomerKeyMD5: createHash("md5").update(Buffer.from(key, "base64")).digest("base64") };
 }
 
+/** Some servers name no ETag for what was made of parts, by an empty one. */
 function unquote(etag: string | undefined): string | undefined {
-  return etag?.replace(/^(W\/)?"?/, "").replace(/"$/, "");
+  return etag?.replace(/^(W\/)?"?/, "").replace(/"$/, "") || undefined;
 }
 
 function requireEtag(etag: string | undefined): string {
   const value = unquote(etag);
-  if (value === undefined || value === "") throw new StowageError("S3 took a part and named no ETag for it", { code: "UNAVAILABLE" });
+  if (value === undefined) throw new StowageError("S3 took a part and named no ETag for it", { code: "UNAVAILABLE" });
   return value;
 }
 

@@ -281,7 +281,7 @@ export async function completeParts(
   const composite = parts.compositeEtag();
   const isProven = settings.integrity !== "none" || settings.etag === "md5";
   // One that differs proves nothing: not every server makes them alike.
-  if (composite === undefined || stored.etag !== composite) await assertStoredSize(upload, stored, size);
+  if (composite === undefined || stored.etag !== composite) stored = (await assertStoredSize(upload, stored, size)) ?? stored;
   return describeStored(upload, stored, "multipart", size, all, isProven);
 }
 
@@ -329,12 +329,13 @@ function describeStored(
   return describeTransfer(result, method, size, proofOf(file, context.checksum, digests, isProven));
 }
 
-async function assertStoredSize(upload: Upload, stored: Stored, size: number): Promise<void> {
+async function assertStoredSize(upload: Upload, stored: Stored, size: number): Promise<ObjectInfo | undefined> {
   const signal = upload.context.signal.aborted ? cleanUpSignal(upload.context) : upload.context.signal;
   const info = await repeat(signal, () => upload.session.store.head(upload.key, { signal }));
   // Somebody may have replaced it since; that is theirs to answer for.
-  if (info === undefined || (stored.etag !== undefined && info.etag !== stored.etag)) return;
+  if (info === undefined || !wasWrittenBy(info, upload.itemId)) return undefined;
   if (info.size !== size) await refuseCorrupt(upload, stored, `S3 keeps ${info.size} bytes of it where ${size} were sent`);
+  return info;
 }
 
 /** What is not what was sent must not stay: in a bucket with versions the previous state comes back by that. */
