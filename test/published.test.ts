@@ -74,7 +74,9 @@ beforeAll(() => {
   const bin = join(root, "node_modules/.bin");
   const environment = { ...process.env, PATH: `${bin}:${process.env.PATH}` };
   execFileSync(join(bin, "tsc"), ["-b"], { cwd: root, stdio: "pipe", env: environment });
-  execFileSync(join(bin, "tsup"), [], { cwd: join(root, "packages/cli"), stdio: "pipe", env: environment });
+  for (const bundled of ["core", "cli"]) {
+    execFileSync(join(bin, "tsup"), [], { cwd: join(root, "packages", bundled), stdio: "pipe", env: environment });
+  }
   mkdirSync(join(folder, "tarballs"));
   packed = packPackages(join(folder, "tarballs"));
   write("package.json", JSON.stringify({ name: "outside", private: true, type: "module" }));

@@ -1,7 +1,8 @@
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { haveCommand } from "../../../test/support/debian-packages.ts";
 import { commandPath } from "../src/index.ts";
 import { makeFolder, writeFiles } from "./support/command.ts";
 
@@ -42,7 +43,7 @@ function runInTerminal(args: readonly string[], answer?: string, environment: Re
   return new Promise((resolve) => child.on("close", (status) => resolve({ status, text: text.replaceAll("\r\n", "\n") })));
 }
 
-const hasTerminal = spawnSync("script", ["-qefc", "true", "/dev/null"]).status === 0;
+const hasTerminal = haveCommand("script", "bsdutils");
 
 describe.skipIf(!hasTerminal)("on a terminal", () => {
   test("a copy shows a bar while it runs, takes it away, and ends with one line", async () => {

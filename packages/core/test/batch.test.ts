@@ -294,12 +294,14 @@ describe("retrying", () => {
     expect(performance.now() - before).toBeGreaterThanOrEqual(79);
   });
 
-  test("each attempt has a new temporary id, and starts its progress anew", async () => {
+  test("each attempt has a new temporary id, the item's own id stays, and progress starts anew", async () => {
     const ids: string[] = [];
+    const itemIds: (string | undefined)[] = [];
     const reports: Progress[] = [];
     const broker = singleBroker({
-      async uploadFile({ file }, { temporaryId, progress }) {
+      async uploadFile({ file }, { temporaryId, itemId, progress }) {
         ids.push(temporaryId);
+        itemIds.push(itemId);
         progress(60);
         await sleep(110);
         progress(20);
@@ -311,6 +313,7 @@ describe("retrying", () => {
     });
     await workspaceOf(broker).uploadFiles([upload("f")], { retry: quick, onProgress: (progress) => reports.push(progress) });
     expect(new Set(ids).size).toBe(2);
+    expect(itemIds).toEqual([ids[0], ids[0]]);
     const bytes = reports.map((progress) => progress.bytes);
     expect(bytes).toEqual(bytes.toSorted((one, other) => one - other));
     expect(bytes[0]).toBe(60);
@@ -318,6 +321,22 @@ describe("retrying", () => {
     expect(bytes.at(-2)).toBe(80);
     expect(reports.at(-1)).toMatchObject({ itemBytes: 100, bytes: 100, done: 1, total: 1 });
   });
+});
+
+test("a part that is sent again inside one attempt does not count twice", async () => {
+  const reports: Progress[] = [];
+  const broker = singleBroker({
+    async uploadFile({ file }, { progress }) {
+      for (const bytes of [50, -50, 50, 50]) {
+        progress(bytes);
+        await sleep(110);
+      }
+      return { ...detailsOf(file), bytes: 100 };
+    },
+  });
+  await workspaceOf(broker).uploadFiles([upload("f")], { onProgress: (progress) => reports.push(progress) });
+  expect(Math.max(...reports.map(({ bytes }) => bytes))).toBe(100);
+  expect(reports.at(-1)).toMatchObject({ itemBytes: 100, bytes: 100 });
 });
 
 /** Fails the first time. */
@@ -482,7 +501,7 @@ describe("a broker with batch methods", () => {
       },
     });
     const outcomes = await workspaceOf(broker).uploadFiles(["a", "b", "c"].map(upload), {
-      stallTimeoutMs: 40,
+      stallTimeoutMs: 400,
       concurrency: 1,
       retry: quick,
     });

@@ -16,6 +16,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { haveCommand } from "../../../test/support/debian-packages.ts";
 import { digestOf } from "../src/lib/digest.ts";
 import type { PosixOperations } from "../src/lib/posix/posix-operations.ts";
 import { bytes, file, isLinux, isRoot, move, openDescriptors, PosixFixture, run } from "./support/posix-volume.ts";
@@ -305,31 +306,33 @@ describe.skipIf(!isLinux || !isRoot).each(WAYS)(
   },
 );
 
-describe.skipIf(!isLinux || !isRoot)("moving on a file system that does not tell case apart (needs root, and vfat)", () => {
-  test("a name that only changes its case is changed, and the file is not removed", async ({ skip }) => {
-    const fixture = new PosixFixture();
-    try {
-      const image = join(fixture.folder, "image");
-      const mountPoint = join(fixture.folder, "vfat");
-      mkdirSync(mountPoint);
+// Not a skip where the kernel has no such file system: nothing could be installed to make it run. The FUSE tests have one that ignores case, too.
+const hasVfat = isLinux && isRoot && readFileSync("/proc/filesystems", "utf8").includes("vfat") && haveCommand("mkfs.vfat", "dosfstools");
+if (!hasVfat) console.warn("left out: a move on vfat, which this kernel does not have, or which needs root");
+
+if (hasVfat) {
+  describe("moving on a file system that does not tell case apart (needs root, and vfat)", () => {
+    test("a name that only changes its case is changed, and the file is not removed", async () => {
+      const fixture = new PosixFixture();
       try {
+        const image = join(fixture.folder, "image");
+        const mountPoint = join(fixture.folder, "vfat");
+        mkdirSync(mountPoint);
         execFileSync("sh", ["-c", 'truncate -s 20M "$1" && mkfs.vfat "$1"', "sh", image], { stdio: "pipe" });
         fixture.mount(mountPoint, ["-o", "loop", image, mountPoint]);
-      } catch (error) {
-        skip(`no vfat here: ${String(error).split("\n")[0]}`);
+        const operations = fixture.open({ rootPath: mountPoint });
+        writeFileSync(join(mountPoint, "file"), "content");
+        // There are no hard links there either: the next best way.
+        await run(operations, move("file", "File"));
+        expect(fixture.names(mountPoint)).toEqual(["File"]);
+        await run(operations, move("File", "FILE", { ifExists: "replace" }));
+        expect(fixture.names(mountPoint)).toEqual(["FILE"]);
+        expect(readFileSync(join(mountPoint, "FILE"), "utf8")).toBe("content");
+        writeFileSync(join(mountPoint, "other"), "other");
+        await expect(run(operations, move("FILE", "other"))).rejects.toEqual(code("FILE_EXISTS"));
+      } finally {
+        await fixture.remove();
       }
-      const operations = fixture.open({ rootPath: mountPoint });
-      writeFileSync(join(mountPoint, "file"), "content");
-      // There are no hard links there either: the next best way.
-      await run(operations, move("file", "File"));
-      expect(fixture.names(mountPoint)).toEqual(["File"]);
-      await run(operations, move("File", "FILE", { ifExists: "replace" }));
-      expect(fixture.names(mountPoint)).toEqual(["FILE"]);
-      expect(readFileSync(join(mountPoint, "FILE"), "utf8")).toBe("content");
-      writeFileSync(join(mountPoint, "other"), "other");
-      await expect(run(operations, move("FILE", "other"))).rejects.toEqual(code("FILE_EXISTS"));
-    } finally {
-      await fixture.remove();
-    }
+    });
   });
-});
+}

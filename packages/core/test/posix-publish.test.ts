@@ -1,7 +1,8 @@
-import { execFileSync, fork, spawnSync } from "node:child_process";
+import { execFileSync, fork } from "node:child_process";
 import { existsSync, linkSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { haveCommand } from "../../../test/support/debian-packages.ts";
 import type { BatchResult } from "../src/lib/broker.ts";
 import { isFilePath } from "../src/lib/file-path.ts";
 import type { PosixCommand } from "../src/lib/posix/posix-commands.ts";
@@ -167,7 +168,7 @@ describe("publishing", () => {
   });
 });
 
-const hasStrace = isLinux && spawnSync("strace", ["-o", "/dev/null", "true"]).status === 0;
+const hasStrace = isLinux && haveCommand("strace", "strace");
 
 describe.skipIf(!hasStrace)("durability, by the system calls that are made (needs strace)", () => {
   /** What reaches the disk and what changes names, in order, with the root as `/`. */
@@ -282,7 +283,7 @@ describe.skipIf(!hasStrace)("durability, by the system calls that are made (need
   });
 });
 
-describe.skipIf(!isLinux || !isRoot)("sharing blocks (needs root, and XFS)", () => {
+describe.skipIf(!isLinux || !isRoot || !haveCommand("mkfs.xfs", "xfsprogs"))("sharing blocks (needs root, and XFS)", () => {
   test("on XFS a large file is a reflink, which says so, also with a checksum", async ({ skip }) => {
     const image = join(fixture.folder, "image");
     const mountPoint = join(fixture.folder, "xfs");

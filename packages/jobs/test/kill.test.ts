@@ -223,8 +223,9 @@ describe("a runner that is killed", () => {
       let isFinished = false;
       for (let kill = 1 + random(2); kill > 0 && !isFinished; kill--) {
         const { seen, result } = await runAndKill(await startRunner(job(), { ...options, resume: true }), random(events + 8), random(25));
-        isFinished = result;
-        if (result) {
+        isFinished = result !== undefined;
+        if (result !== undefined) {
+          expect(result.errors, where).toEqual([]);
           events = Math.max(20, seen);
           tally.finishedBefore++;
         } else {
@@ -303,12 +304,12 @@ describe("a runner that is killed", () => {
     runner: Runner,
     afterEvents: number,
     delayMs: number,
-  ): Promise<{ readonly seen: number; readonly result: boolean }> {
+  ): Promise<{ readonly seen: number; readonly result: JobResult | undefined }> {
     let seen = 0;
-    let result = false;
+    let result: JobResult | undefined;
     for (let line = await runner.lines.next(); line.done !== true; line = await runner.lines.next()) {
       seen++;
-      if (line.value.startsWith("result ")) result = true;
+      if (line.value.startsWith("result ")) result = JSON.parse(line.value.slice("result ".length)) as JobResult;
       if (seen === afterEvents + 1) setTimeout(() => runner.child.kill("SIGKILL"), delayMs);
     }
     await untilExit(runner);

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { chmod, mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostBroker } from "@stowage/broker-host";
 import { type FileRecord, openWorkspace } from "@stowage/core";
@@ -315,6 +315,11 @@ describe("the command", () => {
     } finally {
       delete process.env.STAGER_SECRET;
     }
+  });
+
+  test("has a directory that other users cannot look into", async () => {
+    const result = await run(shell("true"), { keepDirectory: "always" });
+    expect((await stat(result.directory!)).mode & 0o777).toBe(0o700);
   });
 
   test("runs in the working directory that the job names", async () => {

@@ -461,7 +461,12 @@ describe("stageOut", () => {
       await rm(join(directory, "output/a"));
       await symlink(world.path("secret"), join(directory, "output/a"));
     };
-    await expect(store({}, { onBegin: swap })).rejects.toMatchObject({ code: "SOURCE_CHANGED", file: "a" });
+    // The broker waits before it reads; by then the file is held open.
+    const workspaces = { results: world.faulty("results", { delayMs: 400 }) };
+    const swapOnUpload = (event: TransferEvent): void => {
+      if (event.type === "log" && event.message.startsWith("uploadFile")) void swap();
+    };
+    await expect(store({ workspaces }, { onEvent: swapOnUpload })).rejects.toMatchObject({ code: "SOURCE_CHANGED", file: "a" });
     expect(await world.files("results")).toEqual({ a: "harmless" });
   });
 

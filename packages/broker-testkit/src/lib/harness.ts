@@ -50,6 +50,8 @@ export interface Harness extends Subject, Opened {
   list(directory?: string, workspace?: Workspace): Promise<string[]>;
   /** Everything that the backend holds, when that can be seen. Without the records of sessions that are alive. */
   rawNames(): Promise<string[] | undefined>;
+  /** What the backend holds beyond the files that are listed; empty when that cannot be seen. Empty directories are no remains. */
+  remains(): Promise<string[]>;
   stored(path: string): StoredFile & { readonly path: FilePath };
   skip(reason: string): never;
 }
@@ -63,6 +65,8 @@ export interface HarnessResources {
   readonly random: Random;
   readonly soak: boolean;
   readonly first: Opened;
+  /** What the backend held of its own accord before anything was stored. */
+  readonly emptyRawNames: readonly string[] | undefined;
   openWith(options: OpenOptions): Promise<Opened>;
   openPlace(): Promise<ConformancePlace>;
   /** Called at the case's end, latest first. */
@@ -145,10 +149,15 @@ export function createHarness(resources: HarnessResources): Harness {
       for await (const { file } of workspace.listFiles(directory, { recursive: true })) paths.push(file.path);
       return paths.sort();
     },
-    async rawNames() {
-      const found = place.rawNames !== undefined ? await place.rawNames() : await listDirectoryNames(place.directory);
-      // In-flight records of open sessions are no remains: they are what points at remains.
-      return found?.filter((name) => name !== ".stowage" && !name.startsWith(".stowage/")).sort();
+    rawNames: () => readRawNames(place),
+    async remains() {
+      const stored = await harness.list();
+      if (place.rawNames === undefined) {
+        return ((await readRawNames(place, { filesOnly: true })) ?? []).filter((name) => !stored.includes(name));
+      }
+      // Names of a backend's own making: they can only be counted.
+      const raw = ((await readRawNames(place)) ?? []).filter((name) => resources.emptyRawNames?.includes(name) !== true);
+      return raw.length > stored.length ? [`${raw.length} names for ${stored.length} files`, ...raw] : [];
     },
     stored: (path) => ({ path: parseFilePath(path) }),
     skip(reason) {
@@ -156,4 +165,11 @@ export function createHarness(resources: HarnessResources): Harness {
     },
   };
   return harness;
+}
+
+/** What a place's backend holds, when that can be seen. */
+export async function readRawNames(place: ConformancePlace, options: { readonly filesOnly?: boolean } = {}): Promise<string[] | undefined> {
+  const found = place.rawNames !== undefined ? await place.rawNames() : await listDirectoryNames(place.directory, options);
+  // In-flight records of open sessions are no remains: they are what points at remains.
+  return found?.filter((name) => name !== ".stowage" && !name.startsWith(".stowage/")).sort();
 }

@@ -4,8 +4,11 @@ import { mkdir, opendir, readdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { SeedFile } from "./conformance-target.ts";
 
-/** Every name below a directory, files and directories, relative to it. `undefined` for no directory. */
-export async function listDirectoryNames(directory: string | undefined): Promise<string[] | undefined> {
+/** Every name below a directory, relative to it; those of directories too, but with `filesOnly`. `undefined` for no directory. */
+export async function listDirectoryNames(
+  directory: string | undefined,
+  options: { readonly filesOnly?: boolean } = {},
+): Promise<string[] | undefined> {
   if (directory === undefined) return undefined;
   const names: string[] = [];
   const visit = async (relative: string): Promise<void> => {
@@ -13,8 +16,8 @@ export async function listDirectoryNames(directory: string | undefined): Promise
     const below: string[] = [];
     for await (const entry of open) {
       const name = relative === "" ? entry.name : `${relative}/${entry.name}`;
-      names.push(name);
       if (entry.isDirectory()) below.push(name);
+      if (!entry.isDirectory() || options.filesOnly !== true) names.push(name);
     }
     for (const name of below) await visit(name);
   };

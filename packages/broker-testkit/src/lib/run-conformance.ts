@@ -10,7 +10,7 @@ import { conformanceCases } from "./conformance-cases.ts";
 import { type CaseResult, type ConformanceReport, completeReport, conformanceVersions } from "./conformance-report.ts";
 import { type ConformancePlace, type ConformanceTarget, resolveTraits } from "./conformance-target.ts";
 import { type CaseSkipped, describeError } from "./expectations.ts";
-import { createHarness, type Opened, type OpenOptions } from "./harness.ts";
+import { createHarness, type Opened, type OpenOptions, readRawNames } from "./harness.ts";
 import { createRandom } from "./random.ts";
 
 export interface ConformanceOptions {
@@ -188,6 +188,7 @@ async function openStage(
     return { workspace, broker };
   };
 
+  const emptyRawNames = place.rawNames === undefined ? undefined : await readRawNames(place);
   const first = await openWith({});
   const traits = resolveTraits(target.traits, place);
   const subject: Subject = { target, definition, place, broker: first.broker, traits };
@@ -200,6 +201,7 @@ async function openStage(
     random,
     soak: settings.soak,
     first,
+    emptyRawNames,
     openWith,
     openPlace,
     atEnd,

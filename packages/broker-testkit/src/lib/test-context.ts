@@ -20,11 +20,11 @@ export interface TestContext extends OperationContext {
 }
 
 export type TestContextOptions = Partial<
-  Pick<OperationContext, "signal" | "deadline" | "durability" | "checksum" | "ifExists" | "temporaryId">
+  Pick<OperationContext, "signal" | "deadline" | "durability" | "checksum" | "ifExists" | "temporaryId" | "itemId">
 > & {
   /** Called on `throttle`, before it settles. */
   readonly onThrottle?: ((bytes: number) => void | Promise<void>) | undefined;
-  readonly onProgress?: ((bytes: number) => void) | undefined;
+  readonly onProgress?: ((bytes: number, index?: number) => void) | undefined;
   /** Bytes that may be reserved at once. Defaults to no limit. */
   readonly memoryBytes?: number | undefined;
 };
@@ -70,10 +70,11 @@ export function createTestContext(options: TestContextOptions = {}): TestContext
     checksum: options.checksum ?? "auto",
     ifExists: options.ifExists ?? "replace",
     temporaryId: options.temporaryId ?? identifiers.word(16),
-    progress(bytes) {
+    itemId: options.itemId ?? identifiers.word(16),
+    progress(bytes, index) {
       record.progressed += bytes;
       record.progressCalls++;
-      options.onProgress?.(bytes);
+      options.onProgress?.(bytes, index);
     },
     reserve(bytes) {
       const amount = Math.min(bytes, budget);

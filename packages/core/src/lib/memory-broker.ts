@@ -512,9 +512,14 @@ async function* eachInTurn<Item, Value>(
 ): AsyncGenerator<BatchResult<Value>> {
   for (const [index, item] of items.entries()) {
     context.signal.throwIfAborted();
+    const own: OperationContext = {
+      ...context,
+      temporaryId: `${context.temporaryId}-${index}`,
+      progress: (bytes) => context.progress(bytes, index),
+    };
     let result: BatchResult<Value>;
     try {
-      result = { index, ok: true, value: await run(item, { ...context, temporaryId: `${context.temporaryId}-${index}` }) };
+      result = { index, ok: true, value: await run(item, own) };
     } catch (error) {
       result = { index, ok: false, error };
     }

@@ -70,6 +70,8 @@ export interface OperationScope {
 }
 
 export interface RunOptions {
+  /** For a call about one item: what its first attempt was known by, `"first"` for that attempt. */
+  readonly itemId?: string | undefined;
   readonly onProgress?: ((bytes: number) => void) | undefined;
   /**
    * What must follow on something that has happened (recording it, undoing it): runs although the scope has ended, is not aborted,
@@ -224,9 +226,10 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
         checksum,
         ifExists,
         temporaryId,
+        itemId: openOptions.itemId === "first" ? temporaryId : openOptions.itemId,
         progress(bytes) {
           attempt.touched = true;
-          if (onProgress !== undefined && !settled && bytes > 0) onProgress(bytes);
+          if (onProgress !== undefined && !settled && bytes !== 0) onProgress(bytes);
         },
         reserve: (bytes) => waited(attempt, limits.reserve(bytes, attempt.context.signal)),
         throttle: (bytes) => waited(attempt, limits.throttle(bytes, attempt.context.signal)),
@@ -254,6 +257,7 @@ export function createOperationScope(options: ScopeOptions): OperationScope {
       const attempt = open({
         onProgress: runOptions?.onProgress,
         epilogue: runOptions?.epilogue,
+        itemId: runOptions?.itemId,
         onAbandon(reason) {
           const { temporaryId } = attempt;
           settle({ ok: false, error: reason, reason, abandoned: true, temporaryId, leftovers: [`${RESERVED_PREFIX}-${temporaryId}`] });

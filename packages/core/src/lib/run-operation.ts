@@ -37,6 +37,7 @@ export async function runOperation<T>(
 ): Promise<OperationResult<T>> {
   const startedAt = performance.now();
   let leftovers: readonly string[] = [];
+  let itemId = "first";
   for (let attempts = 1; ; attempts++) {
     const place = settings.limits === undefined ? undefined : await acquire(settings.limits, scope);
     if (scope.ended !== undefined) {
@@ -44,10 +45,11 @@ export async function runOperation<T>(
       return { ok: false, error: scope.ended, ended: scope.ended, attempts: attempts - 1, leftovers };
     }
     settings.onAttempt?.(attempts);
-    const result = await scope.run(operation, { onProgress: settings.onProgress });
+    const result = await scope.run(operation, { onProgress: settings.onProgress, itemId });
     place?.[Symbol.dispose]();
     if (result.ok) return { ok: true, value: result.value, attempts };
 
+    if (attempts === 1) itemId = result.temporaryId;
     if (result.leftovers.length > 0) leftovers = [...leftovers, ...result.leftovers];
     if (scope.ended !== undefined) return { ok: false, error: scope.ended, ended: scope.ended, attempts, leftovers };
     const error = result.reason ?? result.error;

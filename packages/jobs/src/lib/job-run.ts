@@ -243,9 +243,8 @@ export class JobRun {
     for (const directory of [this.#layout.output, this.#layout.temporary, this.#layout.logs]) await makeEmptyDirectory(directory);
     const staged = await readJobManifest(this.#layout.path);
     const { started, startedAt } = await this.#startStep("main");
+    const { stdout, stderr } = await openLogs(this.#layout.logs, limits.logBytes);
     const stop = createStop(this.#options.signal, limits.timeoutSeconds);
-    const stdout = await openLogFile(join(this.#layout.logs, "stdout.log"), limits.logBytes);
-    const stderr = await openLogFile(join(this.#layout.logs, "stderr.log"), limits.logBytes);
     let exit: StepExit | undefined;
     let problem: unknown;
     try {
@@ -506,6 +505,16 @@ export class JobRun {
     } catch {
       // A listener's trouble is not the job's.
     }
+  }
+}
+
+async function openLogs(directory: string, maximumBytes: number): Promise<{ readonly stdout: LogFile; readonly stderr: LogFile }> {
+  const stdout = await openLogFile(join(directory, "stdout.log"), maximumBytes);
+  try {
+    return { stdout, stderr: await openLogFile(join(directory, "stderr.log"), maximumBytes) };
+  } catch (error) {
+    await stdout.close();
+    throw error;
   }
 }
 

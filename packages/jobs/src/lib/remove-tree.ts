@@ -14,6 +14,8 @@ import {
 /** Deeper directories are moved up first: a hostile job can nest deeper than handles last. */
 const MAXIMUM_DEPTH = 32;
 
+const FILES_AT_ONCE = 64;
+
 /** Somebody may still be adding files while they are removed. */
 const ROUNDS = 20;
 
@@ -77,34 +79,77 @@ class TreeRemover {
   }
 
   async #removeEntry(parent: PinnedDirectory, name: Buffer, depth: number): Promise<void> {
-    const path = pinnedEntry(parent, name);
+    if (!(await this.#removeFile(parent, name))) await this.#removeDirectory(parent, name, depth);
+  }
+
+  /** `false` when it is a directory. */
+  async #removeFile(parent: PinnedDirectory, name: Buffer): Promise<boolean> {
     try {
-      if (!(await statEntry(parent, name)).isDirectory()) return await unlink(path);
+      await unlink(pinnedEntry(parent, name));
+    } catch (error) {
+      if (isSystemError(error, "EISDIR")) return false;
+      // What other systems say of a directory, and any of what may not be removed.
+      if (isSystemError(error, "EPERM") && (await isDirectory(parent, name))) return false;
+      this.#note(parent, name, error);
+    }
+    return true;
+  }
+
+  async #removeDirectory(parent: PinnedDirectory, name: Buffer, depth: number): Promise<void> {
+    try {
       if (depth >= MAXIMUM_DEPTH) {
         const shallow = Buffer.from(`.stowage-remove-${process.pid}-${this.#moves++}`);
         await unlockDirectory(parent, name);
-        await rename(path, pinnedEntry(this.#top, shallow));
+        await rename(pinnedEntry(parent, name), pinnedEntry(this.#top, shallow));
         this.#moved.push(shallow);
         return;
       }
-      await this.#emptyEntry(parent, name, depth);
-      await rmdir(path);
+      await this.#emptyDirectory(parent, name, depth);
+      await rmdir(pinnedEntry(parent, name));
     } catch (error) {
-      if (isSystemError(error, "ENOENT")) return;
-      const code = (error as NodeJS.ErrnoException).code;
-      if (code === undefined) throw error;
-      this.#problems.set(Buffer.concat([parent.path, Buffer.from("/"), name]).toString(), code);
+      this.#note(parent, name, error);
     }
   }
 
-  async #emptyEntry(parent: PinnedDirectory, name: Buffer, depth: number): Promise<void> {
+  async #emptyDirectory(parent: PinnedDirectory, name: Buffer, depth: number): Promise<void> {
     const mode = Number((await statEntry(parent, name)).mode);
     if ((mode & 0o700) !== 0o700) await unlockDirectory(parent, name);
     const directory = await pinSubdirectory(parent, name);
     try {
-      for await (const entry of readEntries(directory)) await this.#removeEntry(directory, entry, depth + 1);
+      let names: Buffer[] = [];
+      for await (const entry of readEntries(directory)) {
+        names.push(entry);
+        if (names.length < FILES_AT_ONCE) continue;
+        await this.#removeEntries(directory, names, depth + 1);
+        names = [];
+      }
+      await this.#removeEntries(directory, names, depth + 1);
     } finally {
       await directory.handle.close();
     }
+  }
+
+  /** Files side by side, directories one after the other: each holds a handle. */
+  async #removeEntries(directory: PinnedDirectory, names: readonly Buffer[], depth: number): Promise<void> {
+    const areFiles = await Promise.all(names.map((name) => this.#removeFile(directory, name)));
+    for (const [index, name] of names.entries()) {
+      if (!areFiles[index]) await this.#removeDirectory(directory, name, depth);
+    }
+  }
+
+  #note(parent: PinnedDirectory, name: Buffer, error: unknown): void {
+    if (isSystemError(error, "ENOENT")) return;
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === undefined) throw error;
+    this.#problems.set(Buffer.concat([parent.path, Buffer.from("/"), name]).toString(), code);
+  }
+}
+
+async function isDirectory(parent: PinnedDirectory, name: Buffer): Promise<boolean> {
+  try {
+    return (await statEntry(parent, name)).isDirectory();
+  } catch (error) {
+    if (isSystemError(error, "ENOENT")) return false;
+    throw error;
   }
 }

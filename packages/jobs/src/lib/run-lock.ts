@@ -45,7 +45,8 @@ export async function acquireRunLock(directory: string, options: RunLockOptions 
   if (owner === undefined) throw new StowageError("cannot look up this process in /proc; mount it", { code: "UNSUPPORTED" });
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     try {
-      await mkdir(directory, { recursive: true });
+      // What lies around the lock is its holder's business only.
+      await mkdir(directory, { recursive: true, mode: 0o700 });
     } catch (error) {
       // A holder that ends removes the directories around the lock, perhaps while they are being made.
       if (isSystemError(error, "ENOENT")) continue;

@@ -8,6 +8,7 @@ import { jobDirectory } from "./job-directory.ts";
 import { JobError } from "./job-error.ts";
 import { type JobManifest, type ManifestFile, readJobManifest, type StagedJob } from "./job-manifest.ts";
 import { type JobInput, type JobSpec, type JobSpecInput, parseJobSpec } from "./job-spec.ts";
+import { mapConcurrently } from "./map-concurrently.ts";
 import { type JobWorkspaces, openJobWorkspaces } from "./open-workspaces.ts";
 import type { StageOptions } from "./stage-options.ts";
 import { removeStrayInputs } from "./staged-files.ts";
@@ -34,6 +35,9 @@ interface PlannedInput {
 
 /** Files that one call to the workspace is given. */
 const CHUNK = 1000;
+
+/** Small calls (stat) that are made at once. */
+const CALLS_AT_ONCE = 16;
 
 /**
  * Fetches a job's inputs into `directory` and writes `input.json`: `input/<input name>/<file name>` for a path, `input/<input name>/<path below the
@@ -191,11 +195,10 @@ async function fetchChunk(
     files.length,
     files.reduce((sum, { details }) => sum + details.size, 0),
   );
-  const fetched: ManifestFile[] = [];
-  for (const outcome of outcomes) {
-    const file = await describeFetched(outcome, outcome.item.planned, outcome.item.localPath);
-    fetched.push(file);
-    const { path, size, method, digest, verified } = file;
+  const fetched = await mapConcurrently(outcomes, CALLS_AT_ONCE, (outcome) =>
+    describeFetched(outcome, outcome.item.planned, outcome.item.localPath),
+  );
+  for (const { path, size, method, digest, verified } of fetched) {
     options.onEvent?.({ type: "file", step: "pre", name: input.name, workspace: input.workspace, path, size, method, digest, verified });
   }
   return fetched;

@@ -23,7 +23,7 @@ export interface StoredItem {
 export interface StageOutOptions extends StageOptions {
   /** As in core; `item` is a `StoredItem`, and ids repeat for the same run. */
   readonly store?: ((record: FileRecord) => void | Promise<void>) | undefined;
-  /** Called before files are stored and after they are, for a journal; awaited. */
+  /** For a journal: told of files before they are stored (up to 1,024 of them, and waited for), and of those that are (by the end). */
   readonly onBegin?: ((targets: readonly OutputTarget[]) => Promise<void>) | undefined;
   readonly onStored?: ((outputs: readonly StoredOutput[]) => Promise<void>) | undefined;
   /** What an interrupted run of the same id had begun and stored. */

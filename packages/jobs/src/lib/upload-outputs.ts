@@ -4,6 +4,7 @@ import type { FileRecord, Outcome, Workspace } from "@stowage/core";
 import { createDigester, type Digest, escapePath, type FileDetails, StowageError, sameDigest } from "@stowage/core/broker";
 import type { StoredOutput } from "./job-result.ts";
 import type { JobOutput, JobSpec } from "./job-spec.ts";
+import { mapConcurrently } from "./map-concurrently.ts";
 import type { JobWorkspaces } from "./open-workspaces.ts";
 import { handlePath, type PinnedDirectory } from "./pinned-directory.ts";
 import { type PlannedOutput, refuse } from "./plan-outputs.ts";
@@ -13,6 +14,12 @@ import { collectOutcomes, createProgressMeter, type ProgressMeter } from "./tran
 
 /** Files that are held open and given to a workspace at once. */
 const CHUNK = 64;
+
+/** Files that are announced to the journal at once. */
+const ANNOUNCED = 1024;
+
+/** Small calls (open, stat) that are made at once. */
+const CALLS_AT_ONCE = 16;
 
 /** Stores planned files, group by group, and verifies them. What fails ends it, after its group. */
 export async function storeOutputs(
@@ -28,16 +35,25 @@ export async function storeOutputs(
   const outputs: StoredOutput[] = [];
   if (planned.length === 0) return outputs;
   const root = await pinOutputDirectory(outputDirectory);
+  let announced = 0;
   try {
     for (const group of groupUploads(planned)) {
       options.signal?.throwIfAborted();
       const workspace = await workspaces.get(group[0]!.output.workspace);
+      if (outputs.length + group.length > announced) {
+        const next = planned.slice(announced, outputs.length + ANNOUNCED);
+        await options.onBegin?.(next.map(({ output, target }) => ({ workspace: output.workspace, path: target })));
+        announced += next.length;
+      }
       outputs.push(...(await uploader.storeGroup(group, workspace, root)));
     }
   } finally {
-    await root.handle.close();
+    // What was stored must be written down also when something else failed.
+    await uploader.recorded().finally(() => root.handle.close());
   }
-  return outputs;
+  const order = new Map(planned.map(({ output, scanned }, index) => [`${output.name}\0${scanned.path}`, index]));
+  const rank = ({ output, source }: StoredOutput): number => order.get(`${output}\0${source}`)!;
+  return outputs.sort((left, right) => rank(left) - rank(right));
 }
 
 /** Neighbours that go to one workspace in one manner, at most `CHUNK` of them. */
@@ -71,6 +87,7 @@ class OutputUploader {
   readonly #meter: ProgressMeter;
   readonly #begun: ReadonlySet<string>;
   readonly #stored: ReadonlyMap<string, StoredOutput>;
+  #recording: Promise<void> = Promise.resolve();
 
   constructor(job: JobSpec, runId: string, options: StageOutOptions, meter: ProgressMeter) {
     this.#job = job;
@@ -85,13 +102,13 @@ class OutputUploader {
     const outputs: StoredOutput[] = [];
     const fresh: PlannedOutput[] = [];
     const begun: PlannedOutput[] = [];
-    for (const item of group) {
+    await mapConcurrently(group, CALLS_AT_ONCE, async (item) => {
       const target = { workspace: item.output.workspace, path: item.target };
       const known = this.#stored.get(targetKey(target));
       if (known !== undefined && (await this.#isStillStored(known, item, workspace))) outputs.push(known);
       else if (this.#begun.has(targetKey(target)) && (await this.#maySkipSame(item, workspace, root))) begun.push(item);
       else fresh.push(item);
-    }
+    });
     const reused = outputs.length;
     outputs.push(...(await this.#upload(fresh, group[0]!.output.ifExists, workspace, root)));
     // What an interrupted run had begun may be there already.
@@ -104,6 +121,11 @@ class OutputUploader {
       );
     }
     return outputs;
+  }
+
+  /** Resolves when everything that was stored has been written down. */
+  recorded(): Promise<void> {
+    return this.#recording;
   }
 
   /** Whether what an interrupted run stored is there, as it was stored, and of the file as it is now. */
@@ -152,11 +174,12 @@ class OutputUploader {
     root: PinnedDirectory,
   ): Promise<StoredOutput[]> {
     if (items.length === 0) return [];
-    const { signal, concurrency, store, onBegin, onStored } = this.#options;
+    const { signal, concurrency, store } = this.#options;
     const held: HeldUpload[] = [];
     try {
-      for (const item of items) held.push(await holdFile(item, root));
-      await onBegin?.(items.map(({ output, target }) => ({ workspace: output.workspace, path: target })));
+      await mapConcurrently(items, CALLS_AT_ONCE, async (item) => {
+        held.push(await holdFile(item, root));
+      });
       const { outcomes, error } = await collectOutcomes(
         workspace.uploadFiles(held, {
           signal,
@@ -172,16 +195,16 @@ class OutputUploader {
       );
       const stored: StoredOutput[] = [];
       let failure = error;
-      for (const outcome of outcomes) {
-        if (outcome.status !== "done" && outcome.status !== "skipped") continue;
+      await mapConcurrently(outcomes, CALLS_AT_ONCE, async (outcome) => {
+        if (outcome.status !== "done" && outcome.status !== "skipped") return;
         try {
           stored.push(await this.#verify(outcome, workspace));
         } catch (problem) {
           failure ??= problem;
         }
-      }
+      });
       // Also what was stored beside something that failed: a resumed run need not store it again.
-      await onStored?.(stored);
+      await this.#record(stored);
       for (const output of stored) this.#tell(output);
       if (failure !== undefined) throw failure;
       this.#meter.settle(
@@ -190,8 +213,16 @@ class OutputUploader {
       );
       return stored;
     } finally {
-      for (const { handle } of held) await handle.close();
+      await Promise.all(held.map(({ handle }) => handle.close()));
     }
+  }
+
+  /** Is not waited for: the next files may be on their way meanwhile. What a crash loses was announced, and will be compared. */
+  async #record(stored: readonly StoredOutput[]): Promise<void> {
+    await this.#recording;
+    this.#recording = (async () => this.#options.onStored?.(stored))();
+    // Thrown by whoever waits for it next.
+    this.#recording.catch(() => undefined);
   }
 
   /** At least by length, against what the workspace now says of the file; and the file itself must not have moved under the hand. */

@@ -98,8 +98,10 @@ function mayHang(rootPath: string): boolean {
 const LARGE_FILE_BYTES = 64 * 1024 * 1024;
 /** Batches of so many commands go to children that are there already. */
 const LARGE_BATCH = 32;
-/** Batches of so many are worth starting children for; until they are there, the work begins here. */
-const BATCH_WORTH_CHILDREN = 512;
+/** So many commands in batches, one soon after the other, are worth starting children for; until they are there, the work begins here. */
+const COMMANDS_WORTH_CHILDREN = 512;
+/** Batches that are further apart than this do not belong together. Milliseconds. */
+const SOON_MS = 1000;
 /** Commands that are run here before looking whether children are there. */
 const SLICE = 32;
 /** Listings that read so many directories are worth starting children for. */
@@ -108,6 +110,8 @@ const DIRECTORIES_WORTH_CHILDREN = 64;
 function createAutoExecutor(session: PosixSession, inline: PosixExecutor, children: ProcessExecutor): PosixExecutor {
   /** Children cannot be started in this program. */
   let isAlone = false;
+  let commandsSeen = 0;
+  let batchesSeenAt = 0;
 
   const inChildren = async <T>(work: () => Promise<T>, here: () => Promise<T>): Promise<T> => {
     if (isAlone) return here();
@@ -135,7 +139,10 @@ function createAutoExecutor(session: PosixSession, inline: PosixExecutor, childr
         yield* runHere(commands, 0, commands.length);
         return;
       }
-      if (commands.length >= BATCH_WORTH_CHILDREN) children.warm();
+      if (performance.now() - batchesSeenAt > SOON_MS) commandsSeen = 0;
+      batchesSeenAt = performance.now();
+      commandsSeen += commands.length;
+      if (commandsSeen >= COMMANDS_WORTH_CHILDREN) children.warm();
       let done = 0;
       while (done < commands.length && !children.isReady) {
         const end = Math.min(done + SLICE, commands.length);

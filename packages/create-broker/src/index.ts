@@ -1,0 +1,7 @@
+export {
+  type BrokerNames,
+  brokerNames,
+  type CreateBrokerOptions,
+  type CreatedBroker,
+  createBrokerPackage,
+} from "./lib/create-broker-package.ts";
