@@ -5,6 +5,7 @@ import { expect, test } from "vitest";
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   core: [],
   "broker-host": ["core"],
+  "broker-s3": ["core"],
   "broker-testkit": ["core"],
   "create-broker": [],
   jobs: ["core"],
