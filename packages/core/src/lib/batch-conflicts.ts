@@ -1,4 +1,5 @@
-import type { Batch, Entry } from "./batch.ts";
+import type { Batch } from "./batch.ts";
+import type { Entry } from "./batch-ledger.ts";
 import { escapePath } from "./file-path.ts";
 import { StowageError } from "./stowage-error.ts";
 import type { Footprint, Verb } from "./verb.ts";

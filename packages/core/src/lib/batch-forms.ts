@@ -1,5 +1,6 @@
-import { type Batch, type BatchTotals, createBatch, type Entry } from "./batch.ts";
+import { type Batch, createBatch } from "./batch.ts";
 import { createNamesInUse, rejectConflicts } from "./batch-conflicts.ts";
+import type { BatchTotals, Entry } from "./batch-ledger.ts";
 import { type Outcome, type OutcomeCounts, TransferError } from "./outcome.ts";
 import { createQueue } from "./queue.ts";
 import { StowageError } from "./stowage-error.ts";
