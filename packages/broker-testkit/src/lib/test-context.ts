@@ -22,9 +22,11 @@ export interface TestContext extends OperationContext {
 export type TestContextOptions = Partial<
   Pick<OperationContext, "signal" | "deadline" | "durability" | "checksum" | "ifExists" | "temporaryId" | "itemId">
 > & {
-  /** Called on `throttle`, before it settles. */
+  /** Called on `throttle`, before it settles. With it there is a bandwidth limit, though one that nobody feels. */
   readonly onThrottle?: ((bytes: number) => void | Promise<void>) | undefined;
   readonly onProgress?: ((bytes: number, index?: number) => void) | undefined;
+  /** What brokers are told of the bandwidth limit; nothing is held to it. Defaults to none, or with `onThrottle` to 1e12. */
+  readonly bytesPerSecond?: number | undefined;
   /** Bytes that may be reserved at once. Defaults to no limit. */
   readonly memoryBytes?: number | undefined;
 };
@@ -81,6 +83,7 @@ export function createTestContext(options: TestContextOptions = {}): TestContext
       if (waiting.length === 0 && record.reserved + amount <= budget) return Promise.resolve(hold(amount));
       return new Promise((resolve) => waiting.push({ bytes: amount, grant: () => resolve(hold(amount)) }));
     },
+    bytesPerSecond: options.bytesPerSecond ?? (options.onThrottle === undefined ? undefined : 1e12),
     async throttle(bytes) {
       record.throttled += bytes;
       record.throttleCalls++;

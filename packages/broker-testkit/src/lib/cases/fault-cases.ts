@@ -259,7 +259,12 @@ const cases: readonly CaseOfGroup[] = [
             methods: {
               // The peer goes silent as soon as the broker asks for bytes.
               downloadFile: (next, download, context) =>
-                next(download, { ...context, throttle: () => silence(context.signal), progress: () => undefined }),
+                next(download, {
+                  ...context,
+                  bytesPerSecond: 1e12,
+                  throttle: () => silence(context.signal),
+                  progress: () => undefined,
+                }),
             },
           }),
       });
@@ -508,10 +513,10 @@ const cases: readonly CaseOfGroup[] = [
     async run(harness) {
       const bytes = harness.random.bytes(3_000_000);
       const localPath = await harness.localFile(bytes);
-      const up = harness.context();
+      const up = harness.context({ bytesPerSecond: 1e12 });
       await harness.broker.uploadFile({ file: harness.stored("one"), localPath }, up);
       assert.ok(up.record.throttled >= bytes.length, `an upload of ${bytes.length} bytes asked for ${up.record.throttled}`);
-      const down = harness.context();
+      const down = harness.context({ bytesPerSecond: 1e12 });
       await harness.broker.downloadFile({ file: harness.stored("one"), localPath: harness.localPath() }, down);
       assert.ok(down.record.throttled >= bytes.length, `a download of ${bytes.length} bytes asked for ${down.record.throttled}`);
     },

@@ -97,6 +97,8 @@ export function createFaultyBroker(broker: Broker, options: FaultyBrokerOptions 
         // Where bytes flow, in their middle.
         return next({
           ...context,
+          // Without a limit there would be nobody to ask.
+          bytesPerSecond: context.bytesPerSecond ?? 1e12,
           throttle: async (bytes) => {
             await context.throttle(bytes);
             throw failure;
