@@ -466,6 +466,20 @@ describe("a broker with batch methods", () => {
     expect(calls).toBe(1);
   });
 
+  test("an answer that says nothing is a failure, not a loss", async () => {
+    const nothing = undefined as unknown as TransferDetails;
+    const single = singleBroker({ uploadFile: async () => nothing });
+    const batched = batchBroker({
+      async *uploadFiles(uploads) {
+        for (const index of uploads.keys()) yield index === 1 ? (undefined as never) : { index, ok: true, value: nothing };
+      },
+    });
+    for (const broker of [single, batched]) {
+      const error = await transferErrorOf(workspaceOf(broker).uploadFiles(["a", "b", "c"].map(upload), { concurrency: 1 }));
+      expect(error.outcomes.map(statusOf)).toEqual(["failed UNKNOWN", "failed UNKNOWN", "failed UNKNOWN"]);
+    }
+  });
+
   test("one item alone goes to the single method", async () => {
     const broker = batchBroker({
       uploadFiles: () => {
