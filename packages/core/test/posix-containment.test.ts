@@ -76,6 +76,8 @@ describe.each(WAYS)("containment, $name", ({ options }) => {
       "inside/./file",
       "inside//file",
       "/inside/file",
+      ".stowage/inflight/x",
+      "inside/.stowage-x",
       "inside/",
       ".",
       "",
@@ -83,6 +85,8 @@ describe.each(WAYS)("containment, $name", ({ options }) => {
     ]) {
       const codes = await failures([...everyRead(path), ...everyChange(path), ...everyRemoval(path)]);
       expect(codes, JSON.stringify(path)).toEqual(codes.map(() => "INVALID_PATH"));
+      await expect(operations.openRead({ file: file(path) }, hooks()), path).rejects.toEqual(code("INVALID_PATH"));
+      await expect(operations.openWrite(write(path), hooks()), path).rejects.toEqual(code("INVALID_PATH"));
     }
     expect(fixture.read("inside/file")).toBe("content");
   });

@@ -305,6 +305,16 @@ describe.skipIf(!isLinux).each(WAYS)("what goes wrong, $name", ({ options }) => 
     expect(await run(operations, remove("a/b/second"))).toBe("missing");
     await run(operations, upload(path, "a/b/third"));
     expect(fixture.read("a/b/third")).toBe("content");
+    // Another directory in its place, and of a name above it.
+    renameSync(join(fixture.root, "a/b"), join(fixture.root, "a/was-b"));
+    mkdirSync(join(fixture.root, "a/b"));
+    await run(operations, upload(path, "a/b/replaced"));
+    expect(fixture.names(join(fixture.root, "a"))).toEqual(["b", "b/replaced", "was-b", "was-b/third"]);
+    renameSync(join(fixture.root, "a"), join(fixture.root, "was-a"));
+    mkdirSync(join(fixture.root, "a/b"), { recursive: true });
+    expect(await run(operations, stat("a/b/replaced"))).toBeUndefined();
+    await run(operations, upload(path, "a/b/again"));
+    expect(fixture.names(join(fixture.root, "a"))).toEqual(["b", "b/again"]);
     rmSync(join(fixture.root, "a"), { recursive: true });
     fixture.storedFile("a", "a file by now");
     await expect(run(operations, upload(path, "a/b/fourth"))).rejects.toEqual(code("NOT_A_FILE"));
@@ -361,6 +371,18 @@ describe.skipIf(!isLinux).each(WAYS)("what goes wrong, $name", ({ options }) => 
     for (let index = 0; index < 300; index += 7) expect(await run(bounded, stat(`d${index % 10}/e${index}/f/file`))).toBeDefined();
     await bounded.close();
     expect(openDescriptors()).toBeLessThanOrEqual(before);
+  });
+
+  test("a directory in use is not let go for the bound's sake", async () => {
+    const bounded = fixture.open({}, { ...options, maximumHandles: 3 });
+    const source = fixture.localFile("source");
+    const writer = await bounded.openWrite(write("held/deep/file"), hooks());
+    await writer.write(Buffer.from("content"));
+    for (let index = 0; index < 20; index++) await run(bounded, upload(source, `other${index}/file`));
+    // What was let go has given its descriptor to somebody else by now.
+    await writer.commit();
+    expect(fixture.read("held/deep/file")).toBe("content");
+    expect(fixture.names().filter((name) => name.endsWith("/deep/file"))).toEqual(["held/deep/file"]);
   });
 
   test("a path deeper than the bound of handles still works", async () => {

@@ -100,6 +100,11 @@ describe.skipIf(!isLinux || !isRoot || !existsSync("/dev/fuse"))("a volume on a 
           await expect(run(operations, command), command.verb).rejects.toEqual(code("UNSUPPORTED"));
         }
       }
+      // Somebody is quicker while a large file is on its way: noticed as late as can be.
+      const large = fixture.localFile("source", bytes(2 * KIB * KIB));
+      const progress = (): void => writeFileSync(join(mountPoint, "quicker"), "theirs");
+      await expect(run(operations, upload(large, "quicker", { ifExists: "fail" }), { progress })).rejects.toEqual(code("FILE_EXISTS"));
+      expect(readFileSync(join(mountPoint, "quicker"), "utf8")).toBe("theirs");
       const writer = await operations.openWrite(write("written", { ifExists: "fail" }), hooks());
       await writer.write(Buffer.from("content"));
       await writer.commit();

@@ -97,8 +97,18 @@ describe("a file that is open", () => {
     await other.promise;
     await Promise.resolve();
     expect(isOpen()).toBe(false);
+    const closing = new OpenFile(openSync(fixture.localFile("file"), "r"));
+    const use = Promise.withResolvers<void>();
+    closing.useUntil(use.promise);
+    closing.close();
+    expect(fstatSync(closing.fd).isFile()).toBe(true);
+    use.resolve();
+    await use.promise;
+    await Promise.resolve();
+    expect(() => fstatSync(closing.fd)).toThrow("EBADF");
     const next = openSync(fixture.localFile("next"), "r");
     file.close();
+    closing.close();
     file.discard();
     expect(fstatSync(next).isFile()).toBe(true);
   });

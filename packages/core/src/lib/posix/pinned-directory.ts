@@ -1,17 +1,15 @@
-import { chmodSync, closeSync, constants, fsync, lstatSync, mkdirSync, openSync, readlinkSync, realpathSync, statSync } from "node:fs";
+import { chmodSync, closeSync, constants, fsync, lstatSync, mkdirSync, openSync, realpathSync, statSync } from "node:fs";
 import { promisify } from "node:util";
 import { escapePath } from "../file-path.ts";
 import { StowageError } from "../stowage-error.ts";
 import { containmentError, describePosixError, isErrno, notAFile } from "./posix-errors.ts";
+import { resolveLinks } from "./resolve-links.ts";
 import { fileSystemOfHandle, O_PATH, type VolumeFileSystem, type VolumeRoot } from "./volume-root.ts";
 
 const fsyncAsync = promisify(fsync);
 
 /** Directories that are held open at once, beyond those in use. */
 export const MAXIMUM_HANDLES = 256;
-
-/** As Linux does. */
-const MAXIMUM_HOPS = 40;
 
 const OPEN_DIRECTORY = O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW;
 
@@ -122,7 +120,7 @@ export class PinnedDirectories {
 
   /** As `locate`, when it is known that there is a link on the way or at the end. */
   followLinks(path: string): FileLocation | undefined {
-    const real = this.#resolve(path);
+    const real = resolveLinks(this, path, this.#options.symlinks);
     if (real === undefined) return undefined;
     const { directory, name } = splitPath(real);
     if (name === "") throw notAFile(path, "a directory");
@@ -135,7 +133,7 @@ export class PinnedDirectories {
     const step = this.#onceMore(path, () => this.#walk(path, false));
     if (step === "missing") return undefined;
     if (step !== "link") return step;
-    const real = this.#resolve(path);
+    const real = resolveLinks(this, path, this.#options.symlinks);
     return real === undefined ? undefined : this.find(real);
   }
 
@@ -390,72 +388,6 @@ export class PinnedDirectories {
   }
 
   // ---------- links ----------
-
-  /** The path, free of links, that `path` leads to inside the volume; `undefined` when it leads nowhere. */
-  #resolve(path: string): string | undefined {
-    const real: string[] = [];
-    const pending = path.split("/").reverse();
-    let hops = 0;
-    for (let segment = pending.pop(); segment !== undefined; segment = pending.pop()) {
-      if (segment === "" || segment === ".") continue;
-      if (segment === "..") {
-        // `real` holds no link, so that its parent is the one that the system would go to.
-        if (real.pop() === undefined) throw containmentError(path, path, "that leads out of the workspace's root");
-        continue;
-      }
-      const directory = this.find(real.join("/"));
-      if (directory === undefined) return undefined;
-      try {
-        const address = `${this.#prefix(directory)}/${segment}`;
-        const stats = lstatSync(address, { throwIfNoEntry: false });
-        if (!stats?.isSymbolicLink()) {
-          if (pending.length > 0 && stats !== undefined && !stats.isDirectory()) return undefined;
-          real.push(segment);
-          continue;
-        }
-        const link = [...real, segment].join("/");
-        if (this.#options.symlinks === "refuse") throw containmentError(path, link, "and this workspace follows none");
-        if (++hops > MAXIMUM_HOPS) {
-          throw new StowageError(`"${escapePath(path)}" goes through more than ${MAXIMUM_HOPS} symbolic links; they may form a circle`, {
-            code: "NOT_A_FILE",
-            file: path,
-          });
-        }
-        const target = this.#readLink(address);
-        if (target === undefined) return undefined;
-        if (target.startsWith("/")) {
-          const rest = this.#insideRoot(target);
-          if (rest === undefined) throw containmentError(path, link, "that leads out of the workspace's root");
-          real.length = 0;
-          pending.push(...rest.split("/").reverse());
-        } else {
-          pending.push(...target.split("/").reverse());
-        }
-      } finally {
-        this.release(directory);
-      }
-    }
-    return real.join("/");
-  }
-
-  #readLink(address: string): string | undefined {
-    try {
-      return readlinkSync(address);
-    } catch (error) {
-      // Replaced since it was looked at.
-      if (isErrno(error, "ENOENT", "EINVAL")) return undefined;
-      throw error;
-    }
-  }
-
-  #insideRoot(target: string): string | undefined {
-    for (const root of [this.root.realPath, this.root.rootPath]) {
-      const base = root.replace(/\/+$/, "");
-      if (target === base) return "";
-      if (target.startsWith(`${base}/`)) return target.slice(base.length + 1);
-    }
-    return undefined;
-  }
 
   #refuseLink(step: Pin | "link", path: string): Pin {
     if (step !== "link") return step;
