@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { readdir, readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -126,11 +126,12 @@ describe("a runner that is killed", () => {
     for (let line = await runner.lines.next(); line.done !== true && !line.value.startsWith("output"); ) line = await runner.lines.next();
     const pids = await readPids();
     // Alive, it is nobody's orphan.
-    await sweepJobs(world.path("elsewhere"));
-    expect(pids.filter(isRunning)).toEqual(pids);
+    expect(await sweepJobs(world.scratch)).toMatchObject({ live: ["demo"], stopped: [] });
     runner.child.kill("SIGKILL");
     await untilExit(runner);
-    await sweepJobs(world.path("elsewhere"));
+    await rm(world.path("scratch/demo"), { recursive: true });
+    expect(await sweepJobs(world.path("elsewhere"))).toMatchObject({ stopped: [] });
+    expect((await sweepJobs(world.scratch)).stopped.length).toBeGreaterThan(0);
     expect(await untilGone(pids, 1000)).toEqual([]);
   });
 

@@ -18,6 +18,7 @@ import {
 } from "../src/lib/process-group.ts";
 
 const self = describeOwner()!;
+const run = { runId: "r1", directory: `/scratch-${process.pid}/demo` };
 const children: ChildProcess[] = [];
 afterEach(() => {
   for (const child of children.splice(0)) child.kill("SIGKILL");
@@ -32,7 +33,7 @@ async function start(mark: string): Promise<ChildProcess & { readonly pid: numbe
 
 describe("recorded processes", () => {
   test("are found and killed by their group, or by their mark when the group has lost its leader", async () => {
-    const mark = createRunMark("r1", self);
+    const mark = createRunMark({ ...run, runner: self });
     const leader = await start(mark);
     const record = recordProcess(leader.pid, mark)!;
     const other = await start(mark);
@@ -74,18 +75,12 @@ describe("recorded processes", () => {
   });
 
   test("are orphans when their runner is dead, not while it lives or cannot be seen", async () => {
-    const [live, foreign, stranger] = [
-      await start(createRunMark("r1", self)),
-      await start(createRunMark("r1", { ...self, pidNamespace: "pid:[1]", pid: 1 })),
-      await start("not a mark of ours"),
-    ];
-    const orphan = await start(createRunMark("r1", { ...self, startTime: "1" }));
-    // Other tests may have orphans of their own, and sweep this one.
-    const own = [live, foreign, stranger, orphan].map(({ pid }) => pid);
-    const ours = (pids: readonly number[]): number[] => pids.filter((pid) => own.includes(pid));
-    for (const found of [ours(findOrphans()), ours(findOrphans("r1"))])
-      expect(orphan.signalCode === null ? found : [orphan.pid]).toEqual([orphan.pid]);
-    expect(findOrphans("r2")).toEqual([]);
+    await start(createRunMark({ ...run, runner: self }));
+    await start(createRunMark({ ...run, runner: { ...self, pidNamespace: "pid:[1]", pid: 1 } }));
+    await start("not a mark of ours");
+    const orphan = await start(createRunMark({ ...run, runner: { ...self, startTime: "1" } }));
+    expect(findOrphans(({ directory }) => directory === run.directory)).toEqual([orphan.pid]);
+    expect(findOrphans(({ directory, runId }) => directory === run.directory && runId === "r2")).toEqual([]);
   });
 
   test("that are about to appear are waited for", async () => {

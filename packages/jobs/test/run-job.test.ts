@@ -563,7 +563,7 @@ describe("what keeps a run from beginning", () => {
           second = await run(shell("true"), { resultFile }).catch((error: unknown) => error);
           expect(await readFile(resultFile, "utf8")).toBe("theirs");
           const report = await sweepJobs(world.scratch);
-          expect(report).toMatchObject({ live: ["demo"], removed: [] });
+          expect(report).toMatchObject({ live: ["demo"], removed: [], stopped: [] });
           // Another job, or another place, is another matter.
           expect((await run({ ...shell("true"), name: "other" })).status).toBe("succeeded");
           expect((await run(shell("true"), { scratch: world.path("scratch2") })).status).toBe("succeeded");

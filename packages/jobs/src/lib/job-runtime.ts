@@ -81,6 +81,6 @@ export interface JobRuntime {
   stop(run: RunReference, started: readonly StartedHandle[], state: { readonly isStarting: boolean }): Promise<readonly string[]>;
   /** Removes what `prepare` made and the files that steps left in the run's directory; gives what could not be removed. */
   remove(run: RunReference): Promise<readonly string[]>;
-  /** Finds and stops what runs of dead owners left anywhere; gives their names. */
-  sweep(): Promise<readonly string[]>;
+  /** Finds and stops what runs of dead owners, with directories in `scratch`, left anywhere, also when these are gone; gives their names. */
+  sweep(scratch: string): Promise<readonly string[]>;
 }

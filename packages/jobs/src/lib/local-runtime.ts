@@ -1,6 +1,7 @@
 import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process";
 import { mkdir, stat } from "node:fs/promises";
 import { createRequire } from "node:module";
+import { dirname } from "node:path";
 import type { Readable, Writable } from "node:stream";
 import { escapePath, isSystemError, StowageError } from "@stowage/core/broker";
 import { jobDirectory } from "./job-directory.ts";
@@ -58,15 +59,18 @@ export function createLocalRuntime(options: LocalRuntimeOptions = {}): JobRuntim
       return { directory: run.directory, linkPartial: options.trustJob ?? run.spec.trustJob };
     },
     runStep: (step, io) => (step.role === "main" ? runMain(step, io) : runStage(step, io, options)),
-    stop: async ({ runId }, started, { isStarting }) => {
+    stop: async ({ runId, directory }, started, { isStarting }) => {
       const records = started.map(parseProcessRecord).filter((record) => record !== undefined);
-      const find = (): number[] => [...new Set([...findRecordedProcesses(records), ...findOrphans(runId)])];
+      const find = (): number[] => [
+        ...new Set([...findRecordedProcesses(records), ...findOrphans((mark) => mark.runId === runId && mark.directory === directory)]),
+      ];
       return (await killUntilGone(find, { lookMs: isStarting ? STARTING_MS : 0 })).map((pid) => `process ${pid}`);
     },
     remove: (run) => emptyDirectory(run.directory, [".stowage"]),
-    sweep: async () => {
-      const orphans = findOrphans();
-      const left = await killUntilGone(() => findOrphans());
+    sweep: async (scratch) => {
+      const find = (): number[] => findOrphans((mark) => dirname(mark.directory) === scratch);
+      const orphans = find();
+      const left = await killUntilGone(find);
       return orphans.filter((pid) => !left.includes(pid)).map((pid) => `process ${pid}`);
     },
   };
@@ -77,7 +81,7 @@ async function runMain(step: MainStep, io: StepIo): Promise<StepExit> {
   const problem = await describeBadDirectory(workingDirectory);
   if (problem !== undefined) return { status: "not-started", message: problem };
   io.signal.throwIfAborted();
-  const mark = createRunMark(step.run.runId, thisOwner());
+  const mark = createRunMark({ ...step.run, runner: thisOwner() });
   const [program, ...args] = command as readonly [string, ...string[]];
   const child = await start(program, args, {
     cwd: workingDirectory,
@@ -100,7 +104,7 @@ async function runStage(step: StageStep, io: StepIo, options: LocalRuntimeOption
   io.signal.throwIfAborted();
   const [program, ...args] = options.stepCommand ?? defaultStepCommand();
   if (program === undefined) throw new StowageError("stepCommand is empty; name a program", { code: "INVALID_ARGUMENT" });
-  const mark = createRunMark(step.run.runId, thisOwner());
+  const mark = createRunMark({ ...step.run, runner: thisOwner() });
   const child = await start(program, args, { env: { ...process.env, [RUN_MARK]: mark }, detached: true, stdio: ["pipe", "pipe", "pipe"] });
   if (child instanceof Error) return { status: "not-started", message: describeSpawnFailure(program, child) };
 

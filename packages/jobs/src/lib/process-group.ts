@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { describeOwner, type Owner, ownerLiveness, parseOwner } from "./owner.ts";
 
@@ -14,9 +15,17 @@ export interface ProcessRecord {
   readonly mark: string;
 }
 
-/** A value for `STOWAGE_RUN_MARK`: unlike any other, and names the runner. */
-export function createRunMark(runId: string, runner: Owner): string {
-  return Buffer.from(JSON.stringify({ runId, runner, nonce: crypto.randomUUID() })).toString("base64url");
+/** What a mark says of a process: whose it is. */
+export interface RunMark {
+  readonly runId: string;
+  /** Of the run; absolute. */
+  readonly directory: string;
+  readonly runner: Owner;
+}
+
+/** A value for `STOWAGE_RUN_MARK`, unlike any other. */
+export function createRunMark({ runId, directory, runner }: RunMark): string {
+  return Buffer.from(JSON.stringify({ runId, directory, runner, nonce: randomUUID() })).toString("base64url");
 }
 
 /** `undefined` when the process has ended already. */
@@ -80,14 +89,12 @@ export function findRecordedProcesses(records: readonly ProcessRecord[]): number
   });
 }
 
-/** Processes that carry the mark of a run whose runner is dead; with `runId` only those of that run. */
-export function findOrphans(runId?: string | undefined): number[] {
+/** Processes that carry the mark of a run whose runner is dead, and that `accept` takes. */
+export function findOrphans(accept: (mark: RunMark) => boolean): number[] {
   if (process.platform !== "linux") return [];
   return listProcesses().filter((pid) => {
-    const mark = readMark(pid);
-    if (mark === undefined || readStat(pid)?.isDead !== false) return false;
-    const known = parseMark(mark);
-    return known !== undefined && (runId === undefined || known.runId === runId) && ownerLiveness(known.runner) === "dead";
+    const mark = parseMark(readMark(pid));
+    return mark !== undefined && accept(mark) && readStat(pid)?.isDead === false && ownerLiveness(mark.runner) === "dead";
   });
 }
 
@@ -135,11 +142,16 @@ function readMark(pid: number): string | undefined {
   }
 }
 
-function parseMark(mark: string): { readonly runId: string; readonly runner: Owner } | undefined {
+function parseMark(mark: string | undefined): RunMark | undefined {
+  if (mark === undefined) return undefined;
   try {
-    const { runId, runner } = JSON.parse(Buffer.from(mark, "base64url").toString()) as { runId?: unknown; runner?: unknown };
+    const { runId, directory, runner } = JSON.parse(Buffer.from(mark, "base64url").toString()) as {
+      readonly [Key in keyof RunMark]?: unknown;
+    };
     const owner = parseOwner(runner);
-    return typeof runId === "string" && owner !== undefined ? { runId, runner: owner } : undefined;
+    return typeof runId === "string" && typeof directory === "string" && owner !== undefined
+      ? { runId, directory, runner: owner }
+      : undefined;
   } catch {
     return undefined;
   }

@@ -72,7 +72,7 @@ async function openRunJournal(layout: JobDirectory, options: ResolvedRunOptions)
   } catch (error) {
     if (options.resume === true || !StowageError.is(error) || error.code !== "CONFLICT") throw error;
     // Damaged, and nobody wants to resume it. What it started can still be found by its marks.
-    await options.runtime.sweep();
+    await options.runtime.sweep(options.scratch);
     await removeTree(layout.journal);
     return openJournal<RunLine>(layout.journal);
   }

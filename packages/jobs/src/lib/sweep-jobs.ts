@@ -34,20 +34,21 @@ export interface SweepJobsReport {
  */
 export async function sweepJobs(scratch: string = defaultScratch(), options: SweepJobsOptions = {}): Promise<SweepJobsReport> {
   const runtime = options.runtime ?? createLocalRuntime();
+  const root = resolve(scratch);
   const removed: string[] = [];
   const live: string[] = [];
   const leftovers: string[] = [];
-  for (const name of await readNames(resolve(scratch))) {
+  for (const name of await readNames(root)) {
     options.signal?.throwIfAborted();
     try {
-      const end = await sweepRun(name, join(resolve(scratch), name), runtime, leftovers);
+      const end = await sweepRun(name, join(root, name), runtime, leftovers);
       if (end === "removed") removed.push(name);
       else if (end === "live") live.push(name);
     } catch (error) {
       leftovers.push(`${name}: ${error instanceof Error ? error.message : String(error)}`);
     }
   }
-  return { removed, live, stopped: await runtime.sweep(), leftovers };
+  return { removed, live, stopped: await runtime.sweep(root), leftovers };
 }
 
 async function sweepRun(name: string, path: string, runtime: JobRuntime, leftovers: string[]): Promise<"removed" | "live" | "foreign"> {
