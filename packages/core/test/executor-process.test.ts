@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, truncate
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { CHILD_COMMAND, type ChildCommand } from "../src/lib/posix/child-handle.ts";
+import { CHILD_COMMAND, type ChildCommand } from "../src/lib/posix/child-command.ts";
 import { childrenOf, collect, ExecutorFixture, eventually, stateOf } from "./support/executor-fixture.ts";
 import { bytes, file, hooks, isLinux, move, remove, stat, upload, write } from "./support/posix-volume.ts";
 

@@ -1,10 +1,8 @@
 import type { BatchResult } from "../broker.ts";
-import { walkFiles } from "./list-files.ts";
+import { nextListing, walkFiles } from "./list-files.ts";
 import type { PosixCommand, PosixExecutor, PosixHooks, PosixResult } from "./posix-commands.ts";
 import { createPause, type PosixSession } from "./posix-session.ts";
 import { createResultQueue } from "./result-queue.ts";
-
-let listings = 0;
 
 /** Runs commands in this process. It never changes the working directory or the umask, and lets the event loop turn at least every 10 ms. */
 export function createInlineExecutor(session: PosixSession): PosixExecutor {
@@ -41,7 +39,7 @@ export function createInlineExecutor(session: PosixSession): PosixExecutor {
       }
     },
     async *list(command, hooks) {
-      const listing = listings++;
+      const listing = nextListing();
       try {
         yield* walkFiles(command, (requests, signal) => session.pages.read(requests, signal), { listing, together: 4, ahead: 4 }, hooks);
       } finally {

@@ -302,6 +302,17 @@ function unnameable(bytes: Buffer | undefined, count = 1): StowageError {
 
 // ---------- walking ----------
 
+/** Directories that a child is asked for at once, and that are asked for before they are needed. */
+export const DIRECTORIES_TOGETHER = 16;
+export const DIRECTORIES_AHEAD = 64;
+
+let listings = 0;
+
+/** Numbers the listings of this process: what was read and not yet given is kept by that. */
+export function nextListing(): number {
+  return listings++;
+}
+
 export interface WalkOptions {
   /** Distinguishes the listings of one process. */
   readonly listing: number;

@@ -1,5 +1,4 @@
-import { Socket } from "node:net";
-import { Worker } from "node:worker_threads";
+import type { Socket } from "node:net";
 import type { FileReader, FileWriter } from "../broker.ts";
 import { StowageError } from "../stowage-error.ts";
 import {
@@ -43,25 +42,34 @@ export function runPosixChild(): void {
   const controllers = new Map<number, AbortController>();
   const streams = new Map<number, OpenStream>();
 
-  const bytes = new Socket({ fd: BYTES_DESCRIPTOR, readable: true, writable: true });
-  bytes.on("error", () => undefined);
-  bytes.on(
-    "data",
-    createFrameParser((task, chunk) => streams.get(task)?.onChunk(chunk)),
-  );
+  let bytes: Promise<Socket> | undefined;
+  /** The socket that carries the bytes of streams; a child that has none never opens it. */
+  const openBytes = async (): Promise<Socket> => {
+    const { Socket } = await import("node:net");
+    const socket = new Socket({ fd: BYTES_DESCRIPTOR, readable: true, writable: true });
+    socket.on("error", () => undefined);
+    socket.on(
+      "data",
+      createFrameParser((task, chunk) => streams.get(task)?.onChunk(chunk)),
+    );
+    return socket;
+  };
 
   const reply = (message: ChildReply): Promise<void> =>
     new Promise((resolve) => {
       if (process.connected) process.send!(message, undefined, undefined, () => resolve());
       else resolve();
     });
-  const sendChunk = (task: number, chunk: Uint8Array): Promise<void> =>
-    new Promise((resolve) => {
-      bytes.cork();
-      bytes.write(frameHeader(task, chunk.length));
-      bytes.write(chunk, () => resolve());
-      bytes.uncork();
+  const sendChunk = async (task: number, chunk: Uint8Array): Promise<void> => {
+    bytes ??= openBytes();
+    const socket = await bytes;
+    await new Promise<void>((resolve) => {
+      socket.cork();
+      socket.write(frameHeader(task, chunk.length));
+      socket.write(chunk, () => resolve());
+      socket.uncork();
     });
+  };
   const end = (task: number, error?: unknown): void => {
     controllers.delete(task);
     streams.delete(task);
@@ -102,13 +110,9 @@ export function runPosixChild(): void {
     const { signal } = controllers.get(task)!;
     const hooks: PosixHooks = { signal, progress: () => undefined };
     void reply({ kind: "begun", task });
-    const opening = openStream(session!, request, hooks, {
-      reply,
-      sendChunk,
-      end: (error) => end(task, error),
-      register: (stream) => streams.set(task, stream),
-    });
-    opening.catch((error: unknown) => end(task, error));
+    const port: StreamPort = { reply, sendChunk, end: (error) => end(task, error), register: (stream) => streams.set(task, stream) };
+    bytes ??= openBytes();
+    bytes.then(() => openStream(session!, request, hooks, port)).catch((error: unknown) => end(task, error));
   };
 
   const finish = async (): Promise<void> => {
@@ -134,7 +138,7 @@ export function runPosixChild(): void {
           const { volume, changeDirectory, localRecords } = request;
           session = openPosixSession(volume, { changeDirectory, localRecords });
           void reply({ kind: "ready", facts: session.facts });
-          startWatchdog();
+          void startWatchdog();
         } catch (error) {
           void reply({ kind: "refused", error: encodeError(error) });
         }
@@ -274,17 +278,21 @@ async function openStream(session: PosixSession, request: StreamRequest, hooks: 
       return;
     case "openRead": {
       const reader = await session.openRead(request.command, hooks);
-      port.register(serveReader(task, reader, port));
+      const stream = serveReader(task, reader, port);
+      port.register(stream);
       const { file, size, modified, localPath } = reader;
       void port.reply({ kind: "reader", task, reader: { file, size, modified: modified?.getTime(), localPath } });
-      if (hooks.signal.aborted) await reader.close();
+      // Aborted while it was being opened, when there was nothing to tell.
+      if (hooks.signal.aborted) stream.onAbort();
       return;
     }
     case "openWrite": {
       const { command, modified } = request;
       const writer = await session.openWrite({ ...command, modified: modified === undefined ? undefined : new Date(modified) }, hooks);
-      port.register(serveWriter(task, writer, port));
+      const stream = serveWriter(task, writer, port);
+      port.register(stream);
       void port.reply({ kind: "writer", task });
+      if (hooks.signal.aborted) stream.onAbort();
     }
   }
 }
@@ -373,7 +381,8 @@ function serveWriter(task: number, writer: FileWriter, port: StreamPort): OpenSt
  * When the parent is killed, the channel closes and the child goes; but not one whose only thread hangs in the file system. Another thread waits for
  * the lifeline to close, which nothing but the parent's end does.
  */
-function startWatchdog(): void {
+async function startWatchdog(): Promise<void> {
+  const { Worker } = await import("node:worker_threads");
   const program = `
     const { readSync } = require("node:fs");
     try { readSync(${LIFELINE_DESCRIPTOR}, Buffer.alloc(1), 0, 1, null); } catch {}

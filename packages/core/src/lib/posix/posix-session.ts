@@ -6,7 +6,6 @@ import { createInflightRecords } from "./inflight-records.ts";
 import { createDirectoryPages, type DirectoryPages } from "./list-files.ts";
 import type { PosixCommand, PosixHooks, PosixResult, PosixVolume, ReadCommand, WriteCommand } from "./posix-commands.ts";
 import { openPosixOperations, type PosixOperations } from "./posix-operations.ts";
-import { sweepVolume } from "./sweep-volume.ts";
 import type { VolumeFileSystem, VolumeRoot } from "./volume-root.ts";
 
 /** What was found out about a volume when it was opened. */
@@ -119,7 +118,11 @@ export function openPosixSession(volume: PosixVolume, { changeDirectory, localRe
       }
     },
     removeTemporary: (command) => operations.removeTemporary(command),
-    sweep: (options, hooks) => sweepVolume(directories, { ...options, localRecords }, hooks),
+    async *sweep(options, hooks) {
+      // Few sessions ever sweep.
+      const { sweepVolume } = await import("./sweep-volume.ts");
+      yield* sweepVolume(directories, { ...options, localRecords }, hooks);
+    },
     get abandonedCopies() {
       return operations.abandonedCopies;
     },

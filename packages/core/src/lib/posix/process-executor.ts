@@ -6,7 +6,7 @@ import { type ChildPool, createChildPool, type SubmittedTask } from "./child-poo
 import { decodeResult } from "./child-protocol.ts";
 import { createStreams } from "./child-streams.ts";
 import { cleanTemporaries } from "./clean-temporaries.ts";
-import { type DirectoryPage, type DirectoryReader, walkFiles } from "./list-files.ts";
+import { DIRECTORIES_AHEAD, DIRECTORIES_TOGETHER, type DirectoryPage, type DirectoryReader, nextListing, walkFiles } from "./list-files.ts";
 import { splitPath } from "./pinned-directory.ts";
 import type { PosixCommand, PosixExecutor, PosixHooks, PosixResult, PosixVolume } from "./posix-commands.ts";
 import type { VolumeFacts } from "./posix-session.ts";
@@ -20,9 +20,6 @@ const LEAST_GROUP_SIZE = 16;
 const GROUPS_PER_CHILD = 2;
 /** Results of a batch that nobody has taken hold back what has not begun. */
 const RESULTS_WAITING = 1024;
-/** Directories that a child is asked for at once, and that are asked for before they are needed. */
-const DIRECTORIES_TOGETHER = 16;
-const DIRECTORIES_AHEAD = 64;
 const STREAM_CHILDREN = 4;
 
 export interface ProcessExecutorOptions {
@@ -40,15 +37,7 @@ export interface ProcessExecutor extends PosixExecutor {
   /** Whether a child could begin at once. */
   readonly isReady: boolean;
   readonly readDirectories: DirectoryReader;
-  readonly walkOptions: { readonly together: number; readonly ahead: number };
   forgetListing(listing: number): void;
-}
-
-let listings = 0;
-
-/** Numbers the listings of this process: children keep what they have read by that. */
-export function nextListing(): number {
-  return listings++;
 }
 
 /** A command, and what has become of it so far. */
@@ -89,7 +78,6 @@ export function createProcessExecutor(volume: PosixVolume, options: ProcessExecu
       return pool.isReady;
     },
     readDirectories,
-    walkOptions: { together: DIRECTORIES_TOGETHER, ahead: DIRECTORIES_AHEAD },
     forgetListing: (listing) => pool.broadcast(listing),
 
     async run<C extends PosixCommand>(command: C, hooks: PosixHooks): Promise<PosixResult<C>> {
