@@ -435,6 +435,19 @@ describe("a broker with batch methods", () => {
     expect(error.outcomes.map(statusOf)).toEqual(["done", "failed NO_SPACE", "failed NO_SPACE", "done", "done", "done"]);
   });
 
+  test("what a generator that throws could not clean up is named with its items", async () => {
+    const broker = batchBroker({
+      async *uploadFiles(uploads) {
+        yield { index: 0, ok: true, value: detailsOf(uploads[0]!.file) };
+        throw Object.assign(new DriverError("NO_SPACE"), { leftovers: [".stowage-x-3", ".stowage-x-1", "session"] });
+      },
+      errorCode: () => "NO_SPACE",
+    });
+    const error = await transferErrorOf(workspaceOf(broker).uploadFiles(["a", "b", "c", "d"].map(upload), { concurrency: 1 }));
+    const leftovers = error.outcomes.map((outcome) => ("leftovers" in outcome ? outcome.leftovers : undefined));
+    expect(leftovers).toEqual([undefined, [".stowage-x-1", "session"], [], [".stowage-x-3"]]);
+  });
+
   test("a retryable throw repeats what is left of the chunk", async () => {
     let calls = 0;
     const broker = batchBroker({
@@ -499,28 +512,32 @@ describe("a broker with batch methods", () => {
     expect((await workspace.deleteFiles(["a", "zzz", "b"], { concurrency: 1 })).map(statusOf)).toEqual(["done", "skipped missing", "done"]);
   });
 
-  test.each(["throws", "ends"])("a chunk that does not move a byte is stalled as one, and repeated (its generator %s)", async (way) => {
-    let calls = 0;
-    const broker = batchBroker({
-      async *uploadFiles(uploads, { signal }) {
-        calls++;
-        for (const [index, { file }] of uploads.entries()) {
-          if (calls === 1 && index === 1) {
-            if (way === "throws") await untilAborted(signal);
-            await untilAborted(signal).catch(() => undefined);
-            return;
+  test.each(["throws", "throws something else", "ends"])(
+    "a chunk that does not move a byte is stalled as one, and repeated (its generator %s)",
+    async (way) => {
+      let calls = 0;
+      const broker = batchBroker({
+        async *uploadFiles(uploads, { signal }) {
+          calls++;
+          for (const [index, { file }] of uploads.entries()) {
+            if (calls === 1 && index === 1) {
+              if (way === "throws") await untilAborted(signal);
+              await untilAborted(signal).catch(() => undefined);
+              if (way === "throws something else") throw new StowageError("socket destroyed", { code: "PERMISSION_DENIED" });
+              return;
+            }
+            yield { index, ok: true, value: detailsOf(file) };
           }
-          yield { index, ok: true, value: detailsOf(file) };
-        }
-      },
-    });
-    const outcomes = await workspaceOf(broker).uploadFiles(["a", "b", "c"].map(upload), {
-      stallTimeoutMs: 400,
-      concurrency: 1,
-      retry: quick,
-    });
-    expect(outcomes.map((outcome) => outcome.status === "done" && outcome.attempts)).toEqual([1, 2, 2]);
-  });
+        },
+      });
+      const outcomes = await workspaceOf(broker).uploadFiles(["a", "b", "c"].map(upload), {
+        stallTimeoutMs: 400,
+        concurrency: 1,
+        retry: quick,
+      });
+      expect(outcomes.map((outcome) => outcome.status === "done" && outcome.attempts)).toEqual([1, 2, 2]);
+    },
+  );
 });
 
 describe("cancelling and time", () => {
@@ -661,6 +678,35 @@ describe("cancelling and time", () => {
     controller.abort();
     expect((await run).outcomes.map(statusOf)).toEqual(["cancelled"]);
     expect(performance.now() - before).toBeLessThan(500);
+  });
+
+  test("an abort ends the back-off of a chunk, and what waits in it is cancelled", async () => {
+    const controller = new AbortController();
+    const broker = batchBroker({
+      async *uploadFiles(uploads) {
+        for (const [index, { file }] of uploads.entries()) {
+          if (index === 0) yield { index, ok: true, value: detailsOf(file) };
+          else yield { index, ok: false, error: new Error("busy") };
+        }
+      },
+      errorCode: () => ({ code: "RATE_LIMITED", retryAfterMs: 60_000 }),
+    });
+    const items = ["a", "b", "c"].map(upload);
+    const run = transferErrorOf(workspaceOf(broker).uploadFiles(items, { signal: controller.signal, concurrency: 1 }));
+    await sleep(20);
+    const before = performance.now();
+    controller.abort();
+    expect((await run).outcomes.map(statusOf)).toEqual(["done", "cancelled", "cancelled"]);
+    expect(performance.now() - before).toBeLessThan(500);
+  });
+
+  test("with failFast what is still being prepared for a chunk does not start", async () => {
+    const local = await directory.write("fast", "x");
+    const workspace = workspaceOf(createMemoryBroker());
+    await workspace.uploadFiles(["a", "b", "c"].map((file) => ({ file, localPath: local })));
+    const items = ["a", "b", "c"].map((file) => ({ file, localPath: file === "a" ? `${local}/below` : directory.join(`fast-${file}`) }));
+    const error = await transferErrorOf(workspace.downloadFiles(items, { failFast: true, concurrency: 1 }));
+    expect(error.outcomes.map(statusOf)).toEqual(["failed NOT_A_FILE", "cancelled", "cancelled"]);
   });
 
   test("a thousand files and many batches leave no listener on the caller's signal", async () => {

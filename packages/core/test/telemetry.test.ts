@@ -1,4 +1,5 @@
-import { context, SpanStatusCode, trace } from "@opentelemetry/api";
+import { AsyncLocalStorage } from "node:async_hooks";
+import { type Context, type ContextManager, context, ROOT_CONTEXT, SpanStatusCode, trace } from "@opentelemetry/api";
 import { BasicTracerProvider, InMemorySpanExporter, type ReadableSpan, SimpleSpanProcessor } from "@opentelemetry/sdk-trace-base";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { createMemoryBroker } from "../src/lib/memory-broker.ts";
@@ -15,8 +16,22 @@ test("without a provider nothing is looked for", () => {
   expect(startBatchSpan({ operation: "upload", workspace: "data", brokerType: "test" })).toBeUndefined();
 });
 
+/** Keeps the active context over `await`, as the one of OpenTelemetry for Node does. */
+function createContextManager(): ContextManager {
+  const storage = new AsyncLocalStorage<Context>();
+  const manager: ContextManager = {
+    active: () => storage.getStore() ?? ROOT_CONTEXT,
+    with: (active, body, self, ...parameters) => storage.run(active, () => body.call(self, ...parameters)),
+    bind: (_context, target) => target,
+    enable: () => manager,
+    disable: () => manager,
+  };
+  return manager;
+}
+
 describe("with a provider", () => {
   beforeAll(() => {
+    context.setGlobalContextManager(createContextManager());
     trace.setGlobalTracerProvider(new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] }));
   });
   afterEach(() => exporter.reset());
@@ -69,6 +84,36 @@ describe("with a provider", () => {
     });
     expect(byPath.get("b")!.attributes).toMatchObject({ "error.type": "FILE_NOT_FOUND", "stowage.outcome": "failed" });
     expect(byPath.get("b")!.status.code).toBe(SpanStatusCode.ERROR);
+  });
+
+  test("what a broker calls is a child of the item, in a chunk of the batch, and the batch of whoever called it", async () => {
+    const seen = new Map<string, string | undefined>();
+    const see = (name: string): void => void seen.set(name, trace.getActiveSpan()?.spanContext().spanId);
+    const broker = batchBroker({
+      deleteFile: async () => {
+        see("single");
+        return "deleted";
+      },
+      async *deleteFiles(files) {
+        see("chunk");
+        for (const index of files.keys()) yield { index, ok: true, value: "deleted" };
+      },
+    });
+    const workspace = new Workspace({ name: "data", broker });
+    const caller = trace.getTracer("test").startSpan("caller");
+    await context.with(trace.setSpan(context.active(), caller), async () => {
+      await workspace.deleteFiles(["a"]);
+      await workspace.deleteFiles(["b", "c"], { concurrency: 1 });
+    });
+    const finished = exporter.getFinishedSpans();
+    const batches = finished.filter(({ name }) => name.endsWith(".batch"));
+    expect(batches.map(({ parentSpanContext }) => parentSpanContext?.spanId)).toEqual([
+      caller.spanContext().spanId,
+      caller.spanContext().spanId,
+    ]);
+    const single = finished.find(({ attributes }) => attributes["stowage.file.path"] === "a");
+    expect(seen.get("single")).toBe(single?.spanContext().spanId);
+    expect(seen.get("chunk")).toBe(batches[1]?.spanContext().spanId);
   });
 
   test("secrets are not in the status", async () => {

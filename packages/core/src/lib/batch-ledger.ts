@@ -14,6 +14,7 @@ export interface Entry<Item, Parsed> extends Notes {
   attempts: number;
   /** `performance.now()` when work on it began. */
   startedAt: number;
+  /** What its attempts left behind. The error of a chunk may name more than that. */
   leftovers: readonly string[];
   /** Its own, or that of its group. */
   part: ProgressPart | undefined;
@@ -77,9 +78,8 @@ export function createBatchLedger<Item, Parsed, Value>(
 
   const tellFailure = (item: Item, index: number, error: StowageError, entry: Entry<Item, Parsed> | undefined): void => {
     const { attempts = 0, startedAt = performance.now(), leftovers = [] } = entry ?? {};
-    const names = [...new Set([...leftovers, ...error.leftovers])];
     const durationMs = performance.now() - startedAt;
-    tell({ status: "failed", item, error, leftovers: names, attempts, durationMs }, index, entry);
+    tell({ status: "failed", item, error, leftovers: [...new Set(leftovers)], attempts, durationMs }, index, entry);
   };
 
   const summarize = (outcomes: readonly Outcome<Item>[] | undefined): StowageError | undefined => {

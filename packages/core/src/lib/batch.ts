@@ -3,7 +3,7 @@ import { type BatchLedger, type BatchSink, type BatchTotals, createBatchLedger, 
 import type { ErrorFacts, OperationContext } from "./broker.ts";
 import { createGate, forEachConcurrently } from "./concurrency.ts";
 import type { StoredFile } from "./files.ts";
-import type { OperationScope } from "./operation-context.ts";
+import { leftoversOf, type OperationScope } from "./operation-context.ts";
 import type { Outcome } from "./outcome.ts";
 import type { ProgressPart } from "./progress.ts";
 import { nextRetryDelay, resolveRetryOptions, sleep } from "./retry.ts";
@@ -149,6 +149,7 @@ export function createBatch<Item, Parsed, Value>(
       if (ending === undefined) return true;
       await finish(entry, ending);
     } catch (error) {
+      entry.leftovers = leftoversOf(error);
       if (scope.ended !== undefined) endEarly(entry.item, entry.index, entry);
       else await finishFailed(entry, error, runtime.classify(error));
     }
