@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { closeSync, constants, openSync, writeFileSync } from "node:fs";
 import { mkdir, opendir, readdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { SeedFile } from "./conformance-target.ts";
@@ -52,6 +52,29 @@ export async function countOpenHandles(): Promise<number | undefined> {
 /** Makes a FIFO; false where the system cannot. */
 export async function makeFifo(path: string): Promise<boolean> {
   return new Promise((resolve) => execFile("mkfifo", [path], (error) => resolve(error === null)));
+}
+
+/**
+ * Lets a broker try something with a FIFO. One that opens it like a file would wait for ever, and with it the few threads that all
+ * of Node's file system calls share: then it is let go after five seconds, and the answer is `"waited"`.
+ */
+export async function tryWithFifo<T>(path: string, attempt: () => Promise<T>): Promise<T | "waited"> {
+  const trying = attempt();
+  trying.catch(() => undefined);
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    return await Promise.race([
+      trying,
+      new Promise<"waited">((resolve) => {
+        timer = setTimeout(() => resolve("waited"), 5_000);
+      }),
+    ]);
+  } finally {
+    clearTimeout(timer);
+    // Synchronous, since no thread may be left. A writer comes and goes: whoever waits goes on, and reads nothing.
+    closeSync(openSync(path, constants.O_RDWR | constants.O_NONBLOCK));
+    await trying.catch(() => undefined);
+  }
 }
 
 /** A file system of `bytes` at `path`, or `undefined` where this user cannot mount one. */

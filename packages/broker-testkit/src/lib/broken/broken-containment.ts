@@ -1,4 +1,4 @@
-import { copyFile, lstat, mkdir, realpath, rmdir, unlink } from "node:fs/promises";
+import { copyFile, lstat, mkdir, open, realpath, rmdir, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type StoredFile, StowageError, wrapBroker } from "@stowage/core/broker";
 import type { ConformancePlace } from "../conformance-target.ts";
@@ -36,6 +36,24 @@ export const brokenContainment: readonly BrokenBroker[] = [
             await copyFile(locate(place, download.file), download.localPath);
             const bytes = (await lstat(download.localPath)).size;
             return { file: { path: download.file.path, size: bytes }, method: "copy", bytes, verified: "length" };
+          },
+        },
+      }),
+  },
+  {
+    name: "opens whatever has the name, and waits for it",
+    base: "directory",
+    caughtBy: ["B24", "G184"],
+    break: (broker, place) =>
+      wrapBroker(withoutBatches(broker), {
+        methods: {
+          async uploadFile(next, upload, context) {
+            await (await open(upload.localPath)).close();
+            return next(upload, context);
+          },
+          async downloadFile(next, download, context) {
+            await (await open(locate(place, download.file))).close();
+            return next(download, context);
           },
         },
       }),
