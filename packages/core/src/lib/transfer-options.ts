@@ -58,7 +58,10 @@ export interface ChangeOptions extends BatchOptions {
    * not exist before is removed again; one that was replaced, moved or deleted stays as it is. Either way the item fails with `NOT_RECORDED`.
    */
   readonly store?: ((record: FileRecord) => void | Promise<void>) | undefined;
-  /** Names this batch in `recordId`; give the same when it is run again. Defaults to none: the id is then made of workspace, operation, path and content. */
+  /**
+   * Names this batch in `recordId`; give the same when it is run again: what an earlier run had done by then (skipped as same or missing, or moved
+   * before) is recorded again too. Defaults to none: the id is then made of workspace, operation, path and content.
+   */
   readonly batchId?: string | undefined;
   /** Defaults to `"process"`. */
   readonly durability?: "process" | "power" | undefined;
