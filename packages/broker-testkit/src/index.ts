@@ -63,6 +63,7 @@ export {
   SHELL_NAMES,
   UNICODE_NAMES,
 } from "./lib/hostile-names.ts";
+export { type HostileTree, plantHostileTree } from "./lib/hostile-tree.ts";
 export { createRandom, type Random } from "./lib/random.ts";
 export { type ConformanceOptions, runConformance } from "./lib/run-conformance.ts";
 export { type ContextRecord, createTestContext, type TestContext, type TestContextOptions } from "./lib/test-context.ts";

@@ -6,7 +6,8 @@ import { digestOf, type FileDetails, type ListProblem, StowageError, sameDigest 
 import { type CaseOfGroup, type ConformanceCase, casesOf } from "../conformance-case.ts";
 import { expectBytes, settleMs, witness } from "../expectations.ts";
 import type { Harness } from "../harness.ts";
-import { countOpenHandles } from "../local-tree.ts";
+import { plantHostileTree } from "../hostile-tree.ts";
+import { countOpenHandles, tryWithFifo } from "../local-tree.ts";
 import { hook, linux, method, seeding, trait, without, writable } from "../needs.ts";
 
 const cases: readonly CaseOfGroup[] = [
@@ -239,6 +240,40 @@ const cases: readonly CaseOfGroup[] = [
       }
       assert.deepEqual(seen.filter((path) => path.endsWith("/there")).sort(), ["dir/there"]);
       assert.ok(!seen.some((path) => path.startsWith("out/") || path.startsWith("dir/up/")), "no link to a directory is followed");
+    },
+  },
+  {
+    id: "F83a",
+    name: "a hostile tree is listed as far as it can be, each trouble reported once, and nothing of it opened by mistake",
+    needs: [hook("directory")],
+    skip: () => (process.platform === "linux" ? undefined : "file names are not plain bytes here"),
+    async run(harness) {
+      const outside = harness.localPath();
+      await mkdir(outside);
+      await writeFile(join(outside, "secret"), "the secret outside");
+      const tree = await plantHostileTree(harness.place.directory ?? "", outside);
+      const problems: ListProblem[] = [];
+      const listed: string[] = [];
+      const listing = harness.workspace.listFiles("", { recursive: true, onProblem: (problem) => problems.push(problem) });
+      const seen = await tryWithFifo(join(harness.place.directory ?? "", "fifo"), async () => {
+        for await (const { file } of listing) listed.push(file.path);
+      });
+      assert.notEqual(seen, "waited", "nothing waits for a FIFO");
+      // A link to a file of the workspace may be listed as that file; nothing else may.
+      assert.deepEqual(listed.sort(), tree.files);
+      for (const name of tree.unnameable) {
+        assert.equal(problems.filter(({ path }) => path.includes(name)).length, 1, `"${name}" is reported once`);
+      }
+      for (const { path } of problems) assert.match(path, /^[\x20-\x7e]*$/, "names are escaped for printing");
+      for (const path of tree.traps.filter((name) => !name.includes(".stowage"))) {
+        // What leads out may be refused as well.
+        const details = await harness.workspace.statFile(path).catch(() => undefined);
+        assert.equal(details, undefined, `stat of ${path}`);
+      }
+      for (const closed of tree.closedDirectories) {
+        const behind = await Array.fromAsync(harness.workspace.listFiles(closed, { onProblem: () => undefined })).catch(() => []);
+        assert.deepEqual(behind, [], `what lies behind ${closed}`);
+      }
     },
   },
   {
