@@ -123,7 +123,7 @@ describe("validate", () => {
     reedOnly: true
     broker: { type: host, hostpath: ./data, symlinks: sometimes }
   two: { broker: { type: s4 } }
-  three: { broker: { type: s3 } }
+  three: { broker: { type: nfs } }
   four: {}
 `,
     });
@@ -134,7 +134,7 @@ describe("validate", () => {
       expect.stringMatching(/^stowage: stowage\.yaml:5:45: broker\.symlinks: .*inside/),
       expect.stringMatching(/^stowage: stowage\.yaml:5:27: broker\.hostpath: .*hostPath/),
       expect.stringMatching(/^stowage: stowage\.yaml:6:20: .*"s4".*did you mean "s3"/),
-      expect.stringMatching(/^stowage: stowage\.yaml:7:22: .*npm install @stowage\/broker-s3/),
+      expect.stringMatching(/^stowage: stowage\.yaml:7:22: .*npm install @stowage\/broker-nfs/),
       expect.stringMatching(/^stowage: stowage\.yaml:8:3: broker: is required/),
       "",
     ]);
@@ -222,7 +222,7 @@ describe("types and schema", () => {
     expect(listed.stderr).toBe("");
     expect(listed.stdout).toMatch(/^memory {2}built in$/m);
     expect(listed.stdout).toMatch(/^host +@stowage\/broker-host \d+\.\d+\.\d+ {2}\S+$/m);
-    expect(listed.stdout).toMatch(/^s3 +not installed; run: npm install @stowage\/broker-s3$/m);
+    expect(listed.stdout).toMatch(/^nfs +not installed; run: npm install @stowage\/broker-nfs$/m);
     expect((await runStowage(["types"], { cwd: "/" })).status).toBe(0);
   });
 
