@@ -380,15 +380,21 @@ const cases: readonly CaseOfGroup[] = [
     async run(harness) {
       const count = Math.min(harness.traits.largestListing, 5_000);
       await harness.putMany(Array.from({ length: count }, (_, index) => ({ path: `lazy/${index}`, bytes: Buffer.from("x") })));
-      const started = performance.now();
-      let first = 0;
-      let entries = 0;
-      for await (const _entry of harness.workspace.listFiles("lazy")) {
-        if (entries++ === 0) first = performance.now() - started;
+      // A busy machine may stop in any one place, but hardly three times in the same.
+      const shares: string[] = [];
+      for (let attempt = 0; attempt < 3; attempt++) {
+        const started = performance.now();
+        let first = 0;
+        let entries = 0;
+        for await (const _entry of harness.workspace.listFiles("lazy")) {
+          if (entries++ === 0) first = performance.now() - started;
+        }
+        const all = performance.now() - started;
+        assert.equal(entries, count);
+        if (first < Math.max(all * 0.8, 100)) return;
+        shares.push(`after ${first.toFixed(0)} of ${all.toFixed(0)} ms`);
       }
-      const all = performance.now() - started;
-      assert.equal(entries, count);
-      assert.ok(first < Math.max(all * 0.8, 100), `the first entry came after ${first.toFixed(0)} of ${all.toFixed(0)} ms`);
+      throw new assert.AssertionError({ message: `the first entry came ${shares.join(", ")}` });
     },
   },
   {
