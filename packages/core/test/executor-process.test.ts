@@ -273,11 +273,17 @@ describe.skipIf(!isLinux)("file work in children", () => {
     test("again and again, a single command fails at last and says that it may be tried again", async () => {
       const executor = await fixture.executor({ mode: "process", children: 1 });
       const copying = settledIn(executor.run(upload(largeFile(), "large"), hooks()));
+      // The next try has the same temporary name, and between a clean-up and that try there is but a moment without it: the file's birth tells them apart.
+      const birthOfTemporary = (): number | undefined => {
+        const [name] = fixture.temporaryNames();
+        return name === undefined ? undefined : statSync(join(fixture.root, name), { throwIfNoEntry: false })?.birthtimeMs;
+      };
       for (let round = 0; round < 3; round++) {
-        await eventually(() => fixture.temporaryNames().length > 0, "the copy begins");
+        await eventually(() => birthOfTemporary() !== undefined, "the copy begins");
+        const born = birthOfTemporary();
         const [child] = children();
         process.kill(child!, "SIGKILL");
-        await eventually(() => stateOf(child!) === undefined && fixture.temporaryNames().length === 0, "another one cleans up");
+        await eventually(() => stateOf(child!) === undefined && birthOfTemporary() !== born, "another one cleans up");
       }
       expect((await copying).error).toMatchObject({ code: "UNAVAILABLE", retryable: true });
       expect(fixture.temporaryNames()).toEqual([]);
