@@ -269,6 +269,36 @@ describe("listing", () => {
     ]);
   });
 
+  test("a broker that goes on giving entries after an abort is not asked for another", async () => {
+    const cancel = new AbortController();
+    let given = 0;
+    let ended = false;
+    const broker = batchBroker({
+      async *listFiles() {
+        try {
+          for (;;) {
+            await new Promise((resolve) => setImmediate(resolve));
+            given++;
+            // In the midst of an answer: it is given nevertheless.
+            if (given === 3) cancel.abort();
+            const path = `file-${given}` as FilePath;
+            yield { file: { path, size: 1 }, size: 1 };
+          }
+        } finally {
+          ended = true;
+        }
+      },
+    });
+    const before = performance.now();
+    const listing = (async () => {
+      for await (const _ of workspaceOf({ broker }).listFiles("", { signal: cancel.signal }));
+    })();
+    await expect(listing).rejects.toMatchObject({ code: "CANCELLED" });
+    expect(given).toBe(3);
+    expect(ended).toBe(true);
+    expect(performance.now() - before).toBeLessThan(800);
+  });
+
   test("to stop while an entry is awaited stops the broker too", async () => {
     let ended = false;
     const broker = batchBroker({

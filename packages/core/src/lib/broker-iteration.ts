@@ -155,6 +155,10 @@ export function iterateBroker<T>(
       consumer = waiting;
       starting = start();
       starting.then((result) => onResult(result as IteratorResult<T, unknown>), fail);
+    } else if (state === "open" && running !== undefined && scope?.ended !== undefined) {
+      // The end came while the broker was being asked, and it gave one more all the same.
+      const error = wrap(scope.ended);
+      void stop().then(() => waiting.reject(error));
     } else if (state === "open" && running !== undefined) {
       consumer = waiting;
       running.lease.enter(abandon);
