@@ -66,7 +66,7 @@ function createFlatBroker(directory: string): Broker {
           let size = 0;
           await readBytes(source.handle, source.size, context, async (chunk) => {
             check.update(chunk);
-            await handle.write(chunk, 0, chunk.length, size);
+            await handle.writeFile(chunk);
             size += chunk.length;
           });
           await assertUnchanged(source.handle, source.stats);
@@ -106,11 +106,9 @@ function createFlatBroker(directory: string): Broker {
         // The path is part of the entry, so a move is a copy, checked against the digest, and then a deletion.
         entry = await publishEntry(directory, newPath, context, async (target) => {
           const check = createCheck(file, [old.digest.algorithm]);
-          let size = 0;
           await readBytes(handle, old.size, context, async (chunk) => {
             check.update(chunk);
-            await target.write(chunk, 0, chunk.length, size);
-            size += chunk.length;
+            await target.writeFile(chunk);
           });
           check.end(old.digest);
           return { ...old, path: newPath };
@@ -177,8 +175,13 @@ function createFlatBroker(directory: string): Broker {
         const path = join(directory, name);
         const { mtimeMs } = await stat(path).catch(() => ({ mtimeMs: Number.POSITIVE_INFINITY }));
         if (Date.now() - mtimeMs < olderThanMs) continue;
-        await unlink(path);
-        yield name;
+        try {
+          await unlink(path);
+          yield name;
+        } catch (error) {
+          // Gone already: its writer has ended, or another sweep was quicker.
+          if (!isSystemError(error, "ENOENT")) throw error;
+        }
       }
     },
 

@@ -20,8 +20,8 @@ export async function publishEntry(
     let entry: Entry;
     try {
       entry = await write(handle);
-      const trailer = encodeTrailer(entry);
-      await handle.write(trailer, 0, trailer.length, entry.size);
+      // `writeFile` on a handle goes on where the last one ended, and writes all of it or fails; a single `write` may stop in the middle of a full disk.
+      await handle.writeFile(encodeTrailer(entry));
       if (context.durability === "power") await handle.sync();
     } finally {
       await handle.close();

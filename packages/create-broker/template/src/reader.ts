@@ -1,4 +1,4 @@
-import type { ByteRange, FileReader, OperationContext, StoredFile } from "@stowage/core/broker";
+import { type ByteRange, type FileReader, type OperationContext, type StoredFile, StowageError } from "@stowage/core/broker";
 import { type OpenEntry, toStoredFile } from "./entry.ts";
 import { createCheck } from "./transfer.ts";
 
@@ -27,6 +27,9 @@ export function openFlatReader(
         await context.throttle(wanted);
         // New for each chunk: a consumer may keep or change what it was given.
         const { buffer, bytesRead } = await handle.read(Buffer.allocUnsafe(wanted), 0, wanted, position);
+        if (bytesRead === 0) {
+          throw new StowageError(`the file ended after ${position} of ${end} bytes`, { code: "SHORT_SOURCE", file: file.path });
+        }
         position += bytesRead;
         check.update(buffer.subarray(0, bytesRead));
         context.progress(bytesRead);
