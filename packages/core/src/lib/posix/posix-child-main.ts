@@ -23,6 +23,9 @@ const TOGETHER_MS = 5;
 /** How often progress is told, in milliseconds. */
 const PROGRESS_MS = 200;
 
+/** Local file systems hardly ever hang, and the thread costs as much as some hundred small files: a child that is needed for a moment does without. Milliseconds. */
+const WATCHDOG_DELAY_MS = 300;
+
 /** How long the clean-up at the end may take, in milliseconds; the parent waits a little longer. */
 const CLOSE_MS = 900;
 
@@ -138,7 +141,7 @@ export function runPosixChild(): void {
           const { volume, changeDirectory, localRecords } = request;
           session = openPosixSession(volume, { changeDirectory, localRecords });
           void reply({ kind: "ready", facts: session.facts });
-          void startWatchdog();
+          setTimeout(() => void startWatchdog(), session.facts.fileSystem.kind === "local" ? WATCHDOG_DELAY_MS : 0);
         } catch (error) {
           void reply({ kind: "refused", error: encodeError(error) });
         }

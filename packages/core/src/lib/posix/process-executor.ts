@@ -68,6 +68,8 @@ export function createProcessExecutor(volume: PosixVolume, options: ProcessExecu
     commandTimeoutMs: undefined,
   });
   const streams = createStreams(streamPool, pool);
+  /** Batches under way. */
+  let batches = 0;
   const readDirectories = createDirectoryReader(pool);
 
   return {
@@ -94,7 +96,9 @@ export function createProcessExecutor(volume: PosixVolume, options: ProcessExecu
 
     async *runBatch<C extends PosixCommand>(commands: readonly C[], hooks: PosixHooks): AsyncGenerator<BatchResult<PosixResult<C>>> {
       hooks.signal.throwIfAborted();
-      const groups = groupCommands(commands, children * GROUPS_PER_CHILD);
+      batches++;
+      // Other batches keep the children busy, too: the more there are, the less this one need be cut.
+      const groups = groupCommands(commands, Math.max(1, Math.ceil((children * GROUPS_PER_CHILD) / batches)));
       // Ends the work when the consumer does.
       const ending = new AbortController();
       const onAbort = (): void => ending.abort(hooks.signal.reason);
@@ -131,6 +135,7 @@ export function createProcessExecutor(volume: PosixVolume, options: ProcessExecu
         hooks.signal.removeEventListener("abort", onAbort);
         ending.abort(hooks.signal.reason ?? new StowageError("nobody waits for this batch any more", { code: "CANCELLED" }));
         while (running.size > 0) await Promise.all(running);
+        batches--;
       }
     },
 
@@ -263,7 +268,6 @@ async function recover(
 ): Promise<void> {
   const { cause, hasBegun, isExact } = loss;
   if (items.length === 0) return;
-  if (!hasBegun && !hooks.signal.aborted) return runGroup(pool, items, hooks, settle);
   const suspects = hasBegun ? (isExact ? items.slice(0, 1) : items) : [];
   const leftovers = await clean(pool, suspects, hooks.signal);
   if (hooks.signal.aborted) {
