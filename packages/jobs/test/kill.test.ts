@@ -141,8 +141,10 @@ describe("a runner that is killed", () => {
     const runner = await startRunner(job, {});
     for (let line = await runner.lines.next(); line.done !== true && line.value !== "step-started main"; ) line = await runner.lines.next();
     for (let pids = await readPids(); pids.length === 0; pids = await readPids()) await sleep(5);
-    const [guard] = guardsOf((await readPids())[0]!);
-    if (guard !== undefined) process.kill(guard, "SIGKILL");
+    const [group] = await readPids();
+    // It is started after the command, which may be quicker.
+    for (let attempt = 0; attempt < 400 && guardsOf(group!).length === 0; attempt++) await sleep(5);
+    for (const guard of guardsOf(group!)) process.kill(guard, "SIGKILL");
     runner.child.kill("SIGKILL");
     await untilExit(runner);
     // As if it had died a moment earlier.
