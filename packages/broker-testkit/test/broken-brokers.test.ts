@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { type BrokenBase, breakTarget, brokenBrokers, type ConformanceTarget, formatReport, runConformance } from "../src/index.ts";
+import { conformanceTarget as hastyTarget } from "./crashing-target.ts";
 import { conformanceTarget as hostTarget } from "./host-target.ts";
 import { faultyMemoryTarget, lockedTarget, memoryTarget } from "./targets.ts";
 
@@ -29,8 +30,17 @@ describe("the kit fails every broken broker, for the right reason", () => {
     });
   }
 
+  test("a broker whose files another process can see half, or that a kill cuts off", { timeout: 120_000 }, async () => {
+    const report = await runConformance(hastyTarget, { only: ["J114", "J129", ...HARMLESS], seed: "cut" });
+    const failed = report.cases.filter(({ status }) => status === "failed").map(({ id, reason }) => [id, reason]);
+    expect(failed).toEqual([
+      ["J129", expect.stringMatching(/a reader saw|missing for a moment/)],
+      ["J114", expect.stringMatching(/round \d+ of seed .*killed .*(churn\/\d is|was stored and is lost|version)/)],
+    ]);
+  });
+
   test("there are enough of them, each with a name of its own", () => {
-    expect(brokenBrokers.length).toBeGreaterThanOrEqual(40);
+    expect(brokenBrokers.length).toBeGreaterThanOrEqual(80);
     expect(new Set(brokenBrokers.map(({ name }) => name)).size).toBe(brokenBrokers.length);
   });
 

@@ -111,7 +111,7 @@ export async function expectBrokerRejects(
 
 /** How long something may take that must settle within a second: that, half as much again, and more where the machine has more to do than processors. */
 export function settleMs(): number {
-  return 1_500 * Math.max(1, (loadavg()[0] ?? 0) / availableParallelism());
+  return 1_500 * Math.sqrt(Math.max(1, (loadavg()[0] ?? 0) / availableParallelism()));
 }
 
 /** Makes sure that an experiment has seen enough to prove anything. */

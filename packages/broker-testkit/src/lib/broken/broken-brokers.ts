@@ -1,3 +1,4 @@
+import { brokenAnswers } from "./broken-answers.ts";
 import type { BrokenBroker } from "./broken-broker.ts";
 import { brokenContainment } from "./broken-containment.ts";
 import { brokenListing } from "./broken-listing.ts";
@@ -11,5 +12,6 @@ export const brokenBrokers: readonly BrokenBroker[] = [
   ...brokenListing,
   ...brokenContainment,
   ...brokenVerification,
+  ...brokenAnswers,
   ...brokenManners,
 ];

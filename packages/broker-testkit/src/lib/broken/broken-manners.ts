@@ -1,37 +1,15 @@
 import { openSync } from "node:fs";
-import { type Broker, type BrokerDefinition, type ErrorFacts, StowageError, sleep, wrapBroker } from "@stowage/core/broker";
+import { type Broker, type BrokerDefinition, parseFilePath, StowageError, sleep, wrapBroker } from "@stowage/core/broker";
 import * as z from "zod";
+import { omittingBroker } from "../faults/lying-broker.ts";
+import { createTestContext } from "../test-context.ts";
 import { withoutBatches } from "../without-batches.ts";
+import { codeOf } from "./broken-answers.ts";
 import type { BrokenBroker } from "./broken-broker.ts";
 import { withContext } from "./broken-publishing.ts";
 
 /** Faults in how a broker behaves towards whoever holds it: signals, limits, errors, configuration. */
 export const brokenManners: readonly BrokenBroker[] = [
-  {
-    name: "swallows the failure of its last retry",
-    base: "faults",
-    caughtBy: ["H107-upload", "H107-download"],
-    break: (broker) => {
-      const persistently = async <T>(attempt: () => Promise<T>, fallback: T): Promise<T> => {
-        for (let tries = 0; tries < 3; tries++) {
-          try {
-            return await attempt();
-          } catch (error) {
-            if (codeOf(broker, error) !== "UNAVAILABLE") throw error;
-          }
-        }
-        return fallback;
-      };
-      return wrapBroker(broker, {
-        methods: {
-          uploadFile: (next, upload, context) =>
-            persistently(() => next(upload, context), { file: upload.file, method: "stream", bytes: 0, verified: "none" }),
-          downloadFile: (next, download, context) =>
-            persistently(() => next(download, context), { file: download.file, method: "stream", bytes: 0, verified: "none" }),
-        },
-      });
-    },
-  },
   {
     name: "ignores that it is called off",
     base: "anything",
@@ -39,7 +17,7 @@ export const brokenManners: readonly BrokenBroker[] = [
     break: (broker) => withContext(broker, (context) => ({ ...context, signal: new AbortController().signal })),
   },
   {
-    name: "takes three seconds to notice that it is called off",
+    name: "takes eight seconds to notice that it is called off",
     base: "anything",
     caughtBy: ["H102"],
     break: (broker) =>
@@ -48,7 +26,7 @@ export const brokenManners: readonly BrokenBroker[] = [
           try {
             return await next(call.context);
           } catch (error) {
-            if (call.context.signal.aborted) await sleep(3_000);
+            if (call.context.signal.aborted) await sleep(8_000);
             throw error;
           }
         },
@@ -100,33 +78,6 @@ export const brokenManners: readonly BrokenBroker[] = [
           return { [Symbol.dispose]: () => undefined };
         },
       })),
-  },
-  {
-    name: "calls every error unknown and worth another try",
-    base: "anything",
-    caughtBy: ["C38", "D52"],
-    break: (broker) => {
-      const facts: ErrorFacts = { code: "UNKNOWN", retryable: true };
-      return wrapBroker(withoutBatches(broker), {
-        async promise(call, next) {
-          try {
-            return await next(call.context);
-          } catch (error) {
-            throw call.context.signal.aborted ? error : new Error(error instanceof Error ? error.message : "it failed");
-          }
-        },
-        methods: { errorCode: () => facts },
-      });
-    },
-  },
-  {
-    name: "throws when it is asked about an error",
-    base: "anything",
-    caughtBy: ["A134"],
-    break: (broker) =>
-      wrapBroker(broker, {
-        methods: { errorCode: (next, error) => ((error as { code: string }).code.startsWith("E") ? "UNKNOWN" : next(error)) },
-      }),
   },
   {
     name: "tells its secret in an error",
@@ -186,6 +137,86 @@ export const brokenManners: readonly BrokenBroker[] = [
     }),
   },
   {
+    name: "believes every configuration",
+    base: "secrets",
+    caughtBy: ["A5a", "A6"],
+    breakDefinition: (definition) => ({ ...definition, config: z.looseObject({}).transform((value) => ({ name: "any", ...value })) }),
+  },
+  {
+    name: "leaves a probe behind when it validates",
+    base: "secrets",
+    caughtBy: ["A7"],
+    breakDefinition: (definition) => {
+      const known = definition as unknown as BrokerDefinition<string, unknown>;
+      const probing: BrokerDefinition<string, unknown> = {
+        ...known,
+        async validate(config, context) {
+          const broker = await known.open(config, context);
+          const quiet = createTestContext();
+          const writer = await broker.openWrite?.({ path: parseFilePath("probe.tmp") }, {}, quiet);
+          await writer?.commit();
+          return (await known.validate?.(config, context)) ?? [];
+        },
+      };
+      return probing as unknown as typeof definition;
+    },
+  },
+  {
+    name: "throws when a backend does not answer its validation",
+    base: "secrets",
+    caughtBy: ["A8"],
+    breakDefinition: (definition) => {
+      const known = definition as unknown as BrokerDefinition<string, unknown>;
+      const strict: BrokerDefinition<string, unknown> = {
+        ...known,
+        async validate(config, context) {
+          const [warning] = (await known.validate?.(config, context)) ?? [];
+          if (warning !== undefined) throw new StowageError(warning.description, { code: "UNAVAILABLE" });
+          return [];
+        },
+      };
+      return strict as unknown as typeof definition;
+    },
+  },
+  {
+    name: "describes another volume each time",
+    base: "secrets",
+    caughtBy: ["A12", "A13"],
+    breakDefinition: (definition) => {
+      let count = 0;
+      const moody: BrokerDefinition<string, unknown> = {
+        ...(definition as unknown as BrokerDefinition<string, unknown>),
+        volume: () => ({ kind: "bind", source: `/mnt/${++count}` }),
+      };
+      return moody as unknown as typeof definition;
+    },
+  },
+  {
+    name: "loses the last file of each page",
+    base: "secrets",
+    caughtBy: ["F76"],
+    breakDefinition: (definition) => ({
+      ...definition,
+      open: async (config, context) => {
+        const { pageSize } = config as { readonly pageSize?: number };
+        const broker = await definition.open(config, context);
+        return pageSize === undefined ? broker : omittingBroker(broker, (_entry, index) => index % (pageSize + 1) === pageSize);
+      },
+    }),
+  },
+  {
+    name: "declares what the contract does not know",
+    base: "anything",
+    caughtBy: ["I127"],
+    break: (broker) => ({ ...wrapBroker(broker, {}), capabilities: { atomicReplace: true, ifAbsent: "mostly" as "exact" } }),
+  },
+  {
+    name: "does not say of which item its progress is",
+    base: "anything",
+    caughtBy: ["I204"],
+    break: (broker) => withContext(broker, (context) => ({ ...context, progress: (bytes) => context.progress(bytes) })),
+  },
+  {
     name: "shares its files with every other place",
     base: "anything",
     caughtBy: ["A1"],
@@ -202,12 +233,6 @@ export const brokenManners: readonly BrokenBroker[] = [
     },
   },
 ];
-
-function codeOf(broker: Broker, error: unknown): ErrorFacts["code"] {
-  if (StowageError.is(error)) return error.code;
-  const facts = broker.errorCode(error);
-  return typeof facts === "string" ? facts : facts.code;
-}
 
 /** What of an object the definition knows: everything else is dropped without a word. */
 function pick(value: Readonly<Record<string, unknown>>, definition: Pick<BrokerDefinition<string, unknown>, "config">): unknown {

@@ -117,21 +117,6 @@ export const brokenPublishing: readonly BrokenBroker[] = [
       }),
   },
   {
-    name: "deletes the source after a copy that failed",
-    base: "copying",
-    caughtBy: ["D56"],
-    break: (broker) =>
-      wrapBroker(broker, {
-        methods: {
-          async moveFile(_next, move, context) {
-            const details = await broker.copyFile?.(move, context).catch(() => undefined);
-            await broker.deleteFile(move.file, context);
-            return details ?? { file: { path: move.newPath }, method: "server-copy", bytes: 0, verified: "none" };
-          },
-        },
-      }),
-  },
-  {
     name: "moves by way of nowhere: the file is at neither path for a moment",
     base: "anything",
     caughtBy: ["D61"],
@@ -149,6 +134,55 @@ export const brokenPublishing: readonly BrokenBroker[] = [
             } finally {
               await rm(directory, { recursive: true, force: true });
             }
+          },
+        },
+      }),
+  },
+  {
+    name: "does not look whether its source changes",
+    base: "anything",
+    caughtBy: ["B23b"],
+    break: (broker) =>
+      wrapBroker(withoutBatches(broker), {
+        methods: {
+          async uploadFile(next, upload, context) {
+            if (upload.file.size !== undefined || upload.file.digest !== undefined) return next(upload, context);
+            const source = await open(upload.localPath);
+            try {
+              const writer = await broker.openWrite?.(upload.file, {}, context);
+              if (writer === undefined) return await next(upload, context);
+              for await (const chunk of source.createReadStream({ autoClose: false })) await writer.write(chunk as Uint8Array);
+              return await writer.commit();
+            } finally {
+              await source.close();
+            }
+          },
+        },
+      }),
+  },
+  {
+    name: "forgets the media type and the metadata",
+    base: "anything",
+    caughtBy: ["B29", "B30", "D59"],
+    break: (broker) =>
+      wrapBroker(withoutBatches(broker), {
+        methods: {
+          uploadFile: (next, upload, context) =>
+            next({ ...upload, file: { ...upload.file, mediaType: undefined, metadata: undefined } }, context),
+        },
+      }),
+  },
+  {
+    name: "loses a byte where a part is full",
+    base: "anything",
+    caughtBy: ["B17"],
+    break: (broker) =>
+      wrapBroker(withoutBatches(broker), {
+        methods: {
+          async downloadFile(next, download, context) {
+            const details = await next(download, context);
+            if (details.bytes > 0 && details.bytes % 65_536 === 0) await truncate(download.localPath, details.bytes - 1);
+            return details;
           },
         },
       }),

@@ -331,8 +331,9 @@ const cases: readonly CaseOfGroup[] = [
         await harness.put("one", "one");
         await harness.place.faults?.inject({ kind: "unavailable", operation, times: 2 });
         await perform(harness, operation);
-        witness("faults that struck", harness.place.faults?.struck() ?? 0, 2);
+        const struck = harness.place.faults?.struck() ?? 0;
         await expectPerformed(harness, operation);
+        witness("faults that struck", struck, 2);
       },
     },
     {
