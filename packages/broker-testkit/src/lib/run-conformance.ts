@@ -33,6 +33,7 @@ export interface ConformanceOptions {
 /** How long a case that was given up may take to stop before the next one starts. */
 const ABANDON_MS = 2_000;
 const CASE_TIMEOUT_MS = 60_000;
+const CLEAN_UP_MS = 60_000;
 
 /** Runs the cases over a target, each in a place of its own, and reports what they showed. Rejects only when the target itself cannot be used. */
 export async function runConformance(target: ConformanceTarget, options: ConformanceOptions = {}): Promise<ConformanceReport> {
@@ -117,7 +118,7 @@ export async function runCase(target: ConformanceTarget, entry: ConformanceCase,
   }
   for (const task of tasks.reverse()) {
     try {
-      await withTimeout(task(), 20_000, "cleaning up");
+      await withTimeout(task(), CLEAN_UP_MS, "cleaning up");
     } catch (error) {
       if (verdict.status === "passed" || verdict.status === "undeclared") verdict = finish("failed", `cleaning up: ${explain(error)}`);
     }
