@@ -24,7 +24,7 @@ const job = parse(await readFile(join(here, "job.yaml"), "utf8"));
 const result = await runJob(job, {
   baseDirectory: here,
   workspaces,
-  brokerModules: ["@stowage/broker-host"],
+  brokers: [hostBroker], // or brokerModules: ["@stowage/broker-host"], and staging runs in processes of its own
   onEvent: print,
 });
 summarise(result);
